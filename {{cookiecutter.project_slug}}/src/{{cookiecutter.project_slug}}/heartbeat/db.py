@@ -1,0 +1,207 @@
+"""Connections: one engine for each database kind, with what the engine's rules need set on it.
+
+This module and `models/meta.py` are the only places that know which database it is.
+"""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    CursorResult,
+    Engine,
+    Update,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session
+
+from .errors import DatabaseNotReadyError, SettingsError
+
+# SQLAlchemy's own choice for a bare URL changed between versions: written out, it cannot.
+_DRIVERS = {
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "mysql": "mysql+pymysql",
+    "mariadb": "mariadb+pymysql",
+}
+# Statements that need no write lock on SQLite. All else begins an immediate transaction, since one
+# that reads first and writes later fails at once when somebody else has written in between.
+_READS = ("SELECT", "PRAGMA", "EXPLAIN", "VALUES", "BEGIN")
+
+
+def database_url(settings: Mapping[str, Any]) -> URL:
+    """Return the database's URL: `DATABASE_URL` if it is set, else `sqlalchemy.url`.
+
+    Raises SettingsError, without the URL's password, when there is none or it cannot be read.
+    """
+    raw = os.environ.get("DATABASE_URL") or settings.get("sqlalchemy.url")
+    example = "such as sqlite:///var/app.sqlite or postgresql+psycopg://localhost/app"
+    if not raw:
+        message = f"no database: set sqlalchemy.url in the .ini file, or DATABASE_URL, {example}"
+        raise SettingsError(message)
+    try:
+        url = make_url(raw)
+    except ArgumentError:
+        message = f"sqlalchemy.url or DATABASE_URL is no database URL: write one {example}"
+        raise SettingsError(message) from None
+    return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
+
+
+def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = 300.0) -> Engine:
+    """Return an Engine for `url`. Times out on SQLite's write lock after `lock_seconds`.
+
+    Raises SettingsError when the URL's driver is not installed or not known.
+    """
+    options: dict[str, Any] = {"pool_size": pool_size, "max_overflow": 20}
+    if url.get_backend_name() == "sqlite":
+        # The driver's own transactions begin too late, and not at all before a savepoint.
+        options["connect_args"] = {"isolation_level": None, "timeout": lock_seconds}
+    else:
+        # MariaDB's default, REPEATABLE READ, makes healthy runs deadlock at their finish.
+        options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+    try:
+        # Parameters stay out of error messages, which are stored and logged.
+        engine = create_engine(url, hide_parameters=True, **options)
+    except (ImportError, ArgumentError) as error:
+        message = f"the database driver of {url.drivername!r} cannot be used: {error}"
+        raise SettingsError(message) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "before_cursor_execute", _begin_immediate)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_immediate(
+    connection: Connection, cursor: DBAPICursor, statement: str, *_ignored: object
+) -> None:
+    if statement.lstrip().upper().startswith(_READS):
+        return
+    # It is open here, whatever its type allows.
+    if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+        cursor.execute("BEGIN IMMEDIATE")
+
+
+def begin_writing(session: Session) -> None:
+    """Open the session's write transaction now, so that what it reads next is what it changes.
+
+    On SQLite this waits for the write lock; elsewhere rows are locked one by one instead.
+    """
+    if session.get_bind().dialect.name == "sqlite":
+        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def count_changed(session: Session, statement: Update) -> int:
+    """Execute an update and return how many rows it matched: what the guards are judged by."""
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+
+
+def require_reachable(engine: Engine) -> None:
+    """Raise DatabaseNotReadyError, naming the cause, if no connection can be made."""
+    file = engine.url.database or ":memory:"
+    # Connecting would make an empty one.
+    if engine.dialect.name == "sqlite" and not (file == ":memory:" or Path(file).exists()):
+        raise DatabaseNotReadyError(
+            f"the database {file} cannot be reached (there is no such file): run `heartbeat "
+            "migrate`, or mend sqlalchemy.url or DATABASE_URL"
+        )
+    try:
+        engine.connect().close()
+    except DBAPIError as error:
+        where = engine.url.render_as_string(hide_password=True)
+        raise DatabaseNotReadyError(
+            f"the database {where} cannot be reached ({reason(error)}): start its server, or "
+            "mend sqlalchemy.url or DATABASE_URL"
+        ) from error
+
+
+def create_database(engine: Engine) -> bool:
+    """Create the engine's database if its server lacks it; tell whether that was needed.
+
+    SQLite makes its file at the first connection; here only its folder is made. Raises
+    DatabaseNotReadyError: with the command to run, where creating is not allowed.
+    """
+    url = engine.url
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        if url.database and url.database != ":memory:":
+            Path(url.database).resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return False
+    try:
+        require_reachable(engine)
+    except DatabaseNotReadyError:
+        # Each server has this one; if it cannot be reached either, nothing is there to create in.
+        catalog = "postgres" if kind == "postgresql" else "information_schema"
+        server = create_engine(url.set(database=catalog), isolation_level="AUTOCOMMIT")
+        try:
+            connection = server.connect()
+        except DBAPIError:
+            connection = None
+        if connection is None:
+            raise
+    else:
+        return False
+    quote = server.dialect.identifier_preparer.quote_identifier
+    name = quote(url.database or "")
+    create = f"CREATE DATABASE {name}{'' if kind == 'postgresql' else ' CHARACTER SET utf8mb4'}"
+    try:
+        with connection:
+            user = connection.exec_driver_sql("SELECT CURRENT_USER").scalar_one()
+            connection.exec_driver_sql(create)
+    except DBAPIError as error:
+        with suppress(DatabaseNotReadyError):
+            require_reachable(engine)
+            return False  # Another process was faster.
+        # Whoever runs the command must not be the only one who may use the database then.
+        if kind == "postgresql":
+            client, command = "psql postgres -c", f"{create} OWNER {quote(user)}"
+        else:
+            account = "'@'".join(user.rsplit("@", 1))
+            client, command = "mysql -e", f"{create}; GRANT ALL ON {name}.* TO '{account}'"
+        raise DatabaseNotReadyError(
+            f"the database {url.database!r} is missing and cannot be created "
+            f"({reason(error)}): have it made with {client} {shlex.quote(command)}"
+        ) from error
+    finally:
+        server.dispose()
+    return True
+
+
+def reason(error: DBAPIError) -> str:
+    """Return what the driver says, in one line: some give it as the last of several values."""
+    arguments = getattr(error.orig, "args", ())
+    lines = str(arguments[-1] if arguments else error.orig).strip().splitlines()
+    # psycopg ends with a question about what it has said before.
+    return next((line for line in reversed(lines) if not line.endswith("?")), lines[-1]).strip()
+
+
+@contextmanager
+def migration_lock(connection: Connection) -> Iterator[None]:
+    """Let one process migrate at a time; the others wait, and then find nothing to do."""
+    kind = connection.dialect.name
+    if kind == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+    elif kind == "postgresql":
+        # Ends with the transaction, so that a pooling proxy between us and the server is fine.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(744196403)")
+        yield
+    else:
+        connection.exec_driver_sql("SELECT GET_LOCK('heartbeat_migrate', 600)")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("SELECT RELEASE_LOCK('heartbeat_migrate')")

@@ -1,0 +1,17 @@
+"""The engine's tables: flows, their runs, and the beats that found them."""
+
+from .beat import DataFlowBeat
+from .data_flow import AT_ONCE, DataFlow
+from .data_flow_run import DataFlowRun, RunStatus, Trigger
+from .meta import EngineBase, is_engine_table
+
+__all__ = [
+    "AT_ONCE",
+    "DataFlow",
+    "DataFlowBeat",
+    "DataFlowRun",
+    "EngineBase",
+    "RunStatus",
+    "Trigger",
+    "is_engine_table",
+]

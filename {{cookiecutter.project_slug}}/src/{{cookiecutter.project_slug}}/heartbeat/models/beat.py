@@ -1,0 +1,25 @@
+"""A beat's row: when it came, from where, and what it found and did."""
+
+from datetime import datetime
+
+from sqlalchemy import Integer, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from .meta import EngineBase, Id, Seconds, UTCDateTime
+
+
+class DataFlowBeat(EngineBase):
+    """One authorised call of the heartbeat route, or one of the command's."""
+
+    __tablename__ = "data_flow_beats"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    received_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
+    source: Mapped[str] = mapped_column(String(200))
+    flows_due: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    flows_triggered: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    flows_succeeded: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    flows_failed: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    flows_in_progress: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    runs_reaped: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    duration: Mapped[float | None] = mapped_column(Seconds)

@@ -1,0 +1,116 @@
+"""A flow's row: its schedule, its configuration and what is known of its last run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
+
+from ..schedules.every import EARLY_MOST, EARLY_SHARE
+from .data_flow_run import DataFlowRun, RunStatus
+from .meta import EngineBase, Id, Json, Name, UTCDateTime, Word, seconds_before
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+# A row that nobody gave a time to was never run, and so is due at once.
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class DataFlow(EngineBase):
+    """One flow. `handler` is the key of a registered callable, never an import path."""
+
+    __tablename__ = "data_flows"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    name: Mapped[str] = mapped_column(Name)
+    handler: Mapped[str] = mapped_column(Name)
+    description: Mapped[str | None] = mapped_column(sa.Text)
+    enabled: Mapped[bool] = mapped_column(sa.Boolean, default=True, server_default=sa.true())
+    configuration: Mapped[dict[str, Any] | None] = mapped_column(Json, default=dict)
+    run_interval: Mapped[int | None] = mapped_column(sa.Integer)
+    cron: Mapped[str | None] = mapped_column(sa.String(200))
+    timezone: Mapped[str] = mapped_column(sa.String(64), default="UTC", server_default="UTC")
+    next_run_at: Mapped[datetime] = mapped_column(
+        UTCDateTime, default=AT_ONCE, server_default="1970-01-01 00:00:00"
+    )
+    # The slot claimed last: the point that the flow's grid is anchored to.
+    last_slot_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_run_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_run_status: Mapped[str | None] = mapped_column(Word)
+    last_success_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    # Where the next window starts: the end of the last successful one. Set by the first claim, so
+    # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
+    window_starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    declared_schedule: Mapped[str | None] = mapped_column(sa.String(300))
+    disabled_reason: Mapped[str | None] = mapped_column(sa.Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    updated_at: Mapped[datetime] = mapped_column(
+        UTCDateTime, default=lambda: datetime.now(UTC), onupdate=lambda: datetime.now(UTC)
+    )
+
+    runs: WriteOnlyMapped[DataFlowRun] = relationship(
+        back_populates="data_flow", cascade="all, delete-orphan", passive_deletes=True
+    )
+
+    __table_args__ = (
+        sa.UniqueConstraint("name"),
+        sa.CheckConstraint("run_interval > 0", name="run_interval_above_zero"),
+        sa.CheckConstraint(
+            "(run_interval IS NULL) <> (cron IS NULL)", name="either_run_interval_or_cron"
+        ),
+        sa.CheckConstraint(
+            "last_run_status IN ('success', 'failed')", name="last_run_status_known"
+        ),
+        # Claims read the due flows, most overdue first, from this index alone.
+        sa.Index(None, "enabled", "next_run_at"),
+    )
+
+    @classmethod
+    def due_to_run(cls, now: datetime) -> sa.Select[DataFlow]:
+        """Select the flows that are due at `now`, most overdue first.
+
+        Due is what is enabled, has no run that is pending or in progress, and has a slot that
+        has passed or lies at most 10 % of the interval (30 s at most) ahead.
+        """
+        return sa.select(cls).where(*cls.is_due(now)).order_by(cls.next_run_at)
+
+    @classmethod
+    def is_due(cls, now: datetime) -> list[ColumnElement[bool]]:
+        """Return the conditions of `due_to_run`, for statements that read single columns."""
+        early = sa.case(
+            (cls.run_interval >= EARLY_MOST / EARLY_SHARE, EARLY_MOST),
+            else_=cls.run_interval * EARLY_SHARE,
+        )
+        return [
+            cls.enabled == sa.true(),
+            # This line is what an index can answer; the next one is exact.
+            cls.next_run_at <= now + timedelta(seconds=EARLY_MOST),
+            seconds_before(cls.next_run_at, sa.func.coalesce(early, 0)) <= now,
+            ~sa.select(DataFlowRun.id)
+            .where(DataFlowRun.data_flow_id == cls.id, DataFlowRun.active == 1)
+            .exists(),
+        ]
+
+    @property
+    def last_run(self) -> DataFlowRun | None:
+        """The run that was made last, whatever became of it; None if there never was one."""
+        session = object_session(self)
+        if session is None:
+            return None
+        return session.scalars(
+            self.runs.select().order_by(DataFlowRun.id.desc()).limit(1)
+        ).one_or_none()
+
+    @property
+    def successful_runs(self) -> sa.Select[DataFlowRun]:
+        """Select the runs that succeeded, newest first."""
+        return (
+            sa.select(DataFlowRun)
+            .where(
+                DataFlowRun.data_flow_id == self.id, DataFlowRun.status == RunStatus.SUCCESS.value
+            )
+            .order_by(DataFlowRun.id.desc())
+        )

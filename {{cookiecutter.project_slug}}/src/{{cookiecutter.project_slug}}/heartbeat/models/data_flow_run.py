@@ -1,0 +1,156 @@
+"""A run's row: one attempt to execute a flow, from its claim to its end."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from ..errors import StatusError
+from ..redaction import describe_error
+from .meta import EngineBase, Id, Json, Seconds, UTCDateTime, Word
+
+if TYPE_CHECKING:
+    from .data_flow import DataFlow
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life."""
+
+    PENDING = "pending"  # asked for, not claimed yet; it has no lease and cannot be lost
+    IN_PROGRESS = "in_progress"  # claimed: its flow is at work, or its lease will end
+    SUCCESS = "success"  # ended: what the flow wrote was committed with this very status
+    FAILED = "failed"  # ended: nothing that the flow wrote was kept
+
+
+class Trigger(StrEnum):
+    """Why a run exists."""
+
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+    RETRY = "retry"
+    BACKFILL = "backfill"
+
+
+ALLOWED_MOVES = {
+    (RunStatus.PENDING, RunStatus.IN_PROGRESS),
+    (RunStatus.PENDING, RunStatus.FAILED),
+    (RunStatus.IN_PROGRESS, RunStatus.SUCCESS),
+    (RunStatus.IN_PROGRESS, RunStatus.FAILED),
+}
+
+
+class DataFlowRun(EngineBase):
+    """One run. The database refuses a second one of a slot and attempt, and a second active one."""
+
+    __tablename__ = "data_flow_runs"
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    data_flow_id: Mapped[int] = mapped_column(sa.ForeignKey("data_flows.id", ondelete="CASCADE"))
+    status: Mapped[str] = mapped_column(Word, default=RunStatus.PENDING.value)
+    trigger: Mapped[str] = mapped_column(Word, default=Trigger.SCHEDULE.value)
+    scheduled_for: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    missed_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(sa.Integer, default=1, server_default="1")
+    claim_id: Mapped[str | None] = mapped_column(sa.String(36))
+    worker: Mapped[str | None] = mapped_column(sa.String(200))
+    lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    window_start: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    window_end: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    ended_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    duration: Mapped[float | None] = mapped_column(Seconds)
+    error_type: Mapped[str | None] = mapped_column(sa.String(200))
+    error_message: Mapped[str | None] = mapped_column(sa.Text)
+    error_backtrace: Mapped[str | None] = mapped_column(sa.Text)
+    result: Mapped[Any | None] = mapped_column(Json)
+    log: Mapped[str | None] = mapped_column(sa.Text)
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
+    updated_at: Mapped[datetime] = mapped_column(
+        UTCDateTime, default=lambda: datetime.now(UTC), onupdate=lambda: datetime.now(UTC)
+    )
+    # 1 while the run has not ended, else NULL: unique with the flow, so one active run a flow. A
+    # column instead of a partial index, because MySQL has none and one rule serves all three.
+    active: Mapped[int | None] = mapped_column(
+        sa.SmallInteger,
+        sa.Computed("CASE WHEN status IN ('pending', 'in_progress') THEN 1 END", persisted=True),
+    )
+
+    data_flow: Mapped[DataFlow] = relationship(back_populates="runs")
+
+    __table_args__ = (
+        sa.UniqueConstraint("data_flow_id", "scheduled_for", "attempt"),
+        sa.UniqueConstraint("data_flow_id", "active"),
+        sa.CheckConstraint(
+            "status IN ('pending', 'in_progress', 'success', 'failed')", name="status_known"
+        ),
+        # Not as text: `trigger` is a word of MySQL's own and wants its quotes there.
+        sa.CheckConstraint(
+            sa.column("trigger", sa.String).in_([trigger.value for trigger in Trigger]),
+            name="trigger_known",
+        ),
+        sa.CheckConstraint("ended_at >= started_at", name="ended_after_start"),
+        # Reaping and taking pending runs read this; ended runs lie outside what they ask for.
+        sa.Index(None, "status", "lease_expires_at"),
+    )
+
+    @classmethod
+    def pending(cls) -> sa.Select[DataFlowRun]:
+        """Select the runs that wait to be claimed, oldest first."""
+        return sa.select(cls).where(cls.status == RunStatus.PENDING.value).order_by(cls.id)
+
+    @classmethod
+    def in_progress(cls) -> sa.Select[DataFlowRun]:
+        """Select the runs that are claimed and have not ended, oldest first."""
+        return sa.select(cls).where(cls.status == RunStatus.IN_PROGRESS.value).order_by(cls.id)
+
+    @classmethod
+    def completed(cls) -> sa.Select[DataFlowRun]:
+        """Select the runs that succeeded, newest first."""
+        return sa.select(cls).where(cls.status == RunStatus.SUCCESS.value).order_by(cls.id.desc())
+
+    @classmethod
+    def failed(cls) -> sa.Select[DataFlowRun]:
+        """Select the runs that failed, newest first."""
+        return sa.select(cls).where(cls.status == RunStatus.FAILED.value).order_by(cls.id.desc())
+
+    @classmethod
+    def recent(cls, now: datetime) -> sa.Select[DataFlowRun]:
+        """Select the runs made in the 24 hours before `now`, newest first."""
+        since = now - timedelta(hours=24)
+        return sa.select(cls).where(cls.created_at >= since).order_by(cls.id.desc())
+
+    def start(self, now: datetime | None = None) -> None:
+        """Move from pending to in_progress at `now`. Raises StatusError from any other status."""
+        self._move(RunStatus.IN_PROGRESS)
+        self.started_at = now or datetime.now(UTC)
+
+    def succeed(self, now: datetime | None = None, *, result: object = None) -> None:
+        """Move from in_progress to success at `now`. Raises StatusError from any other status."""
+        self._move(RunStatus.SUCCESS)
+        self._end(now or datetime.now(UTC))
+        self.result = result
+
+    def fail(self, error: BaseException, now: datetime | None = None) -> None:
+        """Move to failed at `now` with the `error`. Raises StatusError if the run has ended."""
+        self._move(RunStatus.FAILED)
+        self._end(now or datetime.now(UTC))
+        for name, value in describe_error(error).items():
+            setattr(self, name, value)
+
+    def _move(self, status: RunStatus) -> None:
+        if (self.status, status) not in ALLOWED_MOVES:
+            message = f"run {self.id} is {self.status} and cannot become {status}"
+            raise StatusError(message)
+        self.status = status.value
+
+    def _end(self, now: datetime) -> None:
+        # The wall clock may have stepped back meanwhile; the database checks the order.
+        self.ended_at = max(now, self.started_at) if self.started_at else now
+        if self.started_at and self.duration is None:
+            self.duration = (self.ended_at - self.started_at).total_seconds()

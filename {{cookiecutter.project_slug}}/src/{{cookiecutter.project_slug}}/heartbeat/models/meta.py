@@ -1,0 +1,106 @@
+"""The engine's own MetaData and column types: one of the two places that know the dialect.
+
+Times go in and come out as aware UTC with microseconds on every database.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, MetaData, String
+from sqlalchemy.dialects import mysql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+NAMING = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+VERSION_TABLE = "data_flow_version"
+
+
+class UTCDateTime(TypeDecorator[datetime]):
+    """An aware time: kept as UTC, to the microsecond; a naive one is refused."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column type that keeps microseconds."""
+        if dialect.name in {"mysql", "mariadb"}:
+            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
+        return dialect.type_descriptor(DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Turn `value` into UTC; without its zone where the database keeps none."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            message = f"{value!r} has no time zone: use datetime.now(UTC) or Clock.now()"
+            raise ValueError(message)
+        value = value.astimezone(UTC)
+        return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
+
+    def process_result_value(
+        self,
+        value: datetime | None,
+        dialect: Dialect,  # noqa: ARG002 - the signature is SQLAlchemy's
+    ) -> datetime | None:
+        """Return the stored time, aware, in UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+# SQLite numbers rows by itself in a column declared INTEGER only.
+Id = BigInteger().with_variant(Integer, "sqlite")
+# Names and words compare byte by byte everywhere; MySQL's usual collation ignores case, also in
+# what a CHECK allows.
+Name = String(200).with_variant(mysql.VARCHAR(200, collation="utf8mb4_bin"), "mysql", "mariadb")
+Word = String(20).with_variant(mysql.VARCHAR(20, collation="utf8mb4_bin"), "mysql", "mariadb")
+Json = JSON(none_as_null=True)
+# A plain FLOAT has 24 bits on MySQL: too few for the seconds of a day to the microsecond.
+Seconds: Double[float] = Double()
+
+
+class EngineBase(DeclarativeBase):
+    """The base of the engine's models; its tables have their own migration chain."""
+
+    metadata = MetaData(naming_convention=NAMING)
+
+
+def is_engine_table(name: str | None) -> bool:
+    """Tell whether a table belongs to the engine, so that each chain sees its own alone."""
+    return name == VERSION_TABLE or name in EngineBase.metadata.tables
+
+
+class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """SQL: the moment that lies a number of seconds (a column) before a time (a column)."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "seconds_before"
+
+
+@compiles(seconds_before, "postgresql")
+def _on_postgresql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({moment} - {seconds} * interval '1 second')"
+
+
+@compiles(seconds_before, "mysql", "mariadb")
+def _on_mysql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"({moment} - INTERVAL ({seconds} * 1000000) MICROSECOND)"
+
+
+@compiles(seconds_before, "sqlite")
+def _on_sqlite(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    # The text that SQLAlchemy stores, so that both sides compare as text; whole milliseconds.
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-{seconds}) || ' seconds') || '000')"

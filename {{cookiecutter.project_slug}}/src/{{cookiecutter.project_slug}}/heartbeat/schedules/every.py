@@ -1,0 +1,86 @@
+"""The grid of `every`: which slot is due, how many were missed, and when the next one is.
+
+The grid starts at the flow's first claim and moves in whole intervals from there, so that a long
+run, a late beat or a restart never shifts it.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..errors import DeclarationError
+
+# A slot this share of its interval ahead, and at most so many seconds, counts as due: a scheduler
+# that calls a moment early must not lose it.
+EARLY_SHARE = 0.1
+EARLY_MOST = 30.0
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """The slot to run now, how many before it nobody ran, and the slot after it."""
+
+    slot: datetime
+    missed_slots: int
+    next_slot: datetime
+
+
+def early_tolerance(interval: int) -> timedelta:
+    """Return how far ahead a slot of `interval` seconds may lie and still count as due."""
+    return timedelta(seconds=min(interval * EARLY_SHARE, EARLY_MOST))
+
+
+def latest_due(next_slot: datetime, interval: int, now: datetime, *, first: bool) -> Due:
+    """Return the latest slot that is due at `now`, where `next_slot` is known to be due.
+
+    This is the rule `catch_up="once"`: of several passed slots the latest runs, and those before
+    it are counted. The `first` claim of a flow sets its grid: the slot is `now` itself.
+    """
+    step = timedelta(seconds=interval)
+    if first:
+        return Due(now, 0, now + step)
+    passed = max((now + early_tolerance(interval) - next_slot) // step, 0)
+    slot = next_slot + passed * step
+    return Due(slot, passed, slot + step)
+
+
+def rescheduled(last_slot: datetime | None, interval: int, now: datetime) -> datetime:
+    """Return the next slot after the interval was changed: one interval after the last slot.
+
+    If that has passed, or no slot was ever claimed, the flow is due now.
+    """
+    if last_slot is None:
+        return now
+    return max(last_slot + timedelta(seconds=interval), now)
+
+
+def parse_every(value: object) -> int:
+    """Return an interval in whole seconds from "30s", "5m", "2h", "1d", seconds or a timedelta.
+
+    Raises DeclarationError for anything else, and for what is not above zero.
+    """
+    seconds: float | None = None
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", value)):
+        seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds is None or seconds != int(seconds) or not 0 < seconds <= _LONGEST:
+        message = (
+            f"{value!r} is no interval: write whole seconds above zero such as "
+            '"30s", "5m", "2h" or "1d"'
+        )
+        raise DeclarationError(message)
+    return int(seconds)
+
+
+def format_every(seconds: int) -> str:
+    """Return an interval as a person types it: 300 is "5m", 90 is "90s"."""
+    for unit in ("d", "h", "m"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    return f"{seconds}s"
