@@ -1,0 +1,188 @@
+"""The engine's settings: read once, from the .ini file and the environment, checked together."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from sqlalchemy import URL
+
+from .db import database_url
+from .errors import SettingsError, describe_faults
+from .schedules.every import parse_every
+from .security.addresses import Network, parse_networks
+from .security.token import read_tokens
+
+PREFIX = "heartbeat."
+ENVIRONMENT_PREFIX = "HEARTBEAT_"
+SHORTEST_SECRET = 16
+FEWEST_CHARACTERS = 5
+# What stands in examples and nowhere else; compared in lower case, without what is no letter.
+PLACEHOLDERS = frozenset(
+    {"beattoken", "changeme", "changethis", "example", "insertyourtokenhere", "mysecret"}
+    | {"mytoken", "none", "null", "password", "placeholder", "replaceme", "secret", "test"}
+    | {"todo", "token", "undefined", "yoursecret", "yourtoken", "yourtokenhere"}
+)
+
+
+def _seconds(value: object) -> object:
+    """Read a duration such as 30s, 5m, 2h, 1d or plain seconds; zero is one too."""
+    return 0 if str(value).strip() in {"0", "0s"} else parse_every(value)
+
+
+Duration = Annotated[int, BeforeValidator(_seconds), Field(le=366 * 86_400)]
+Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
+
+
+class Settings(BaseModel):
+    """All settings; the key in the .ini file is `heartbeat.` and the field's name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    path: str = Field("/heartbeat", examples=["/heartbeat"])
+    token: SecretStr | None = Field(None, examples=["what `openssl rand -hex 32` prints"])
+    token_file: Path | None = Field(None, examples=["%(here)s/var/beat.token"])
+    operator_token: SecretStr | None = Field(None, examples=["what `openssl rand -hex 32` prints"])
+    operator_token_file: Path | None = Field(None, examples=["%(here)s/var/operator.token"])
+    require_token: bool = Field(default=True, examples=["true"])
+    allowed_ips: Networks | None = Field(None, examples=["10.0.0.0/8, 2001:db8::/32"])
+    trusted_proxies: Networks | None = Field(None, examples=["127.0.0.1, ::1"])
+    workers: int = Field(4, ge=1, le=1_000, examples=["4"])
+    executor: Literal["local"] = Field("local", examples=["local"])
+    wait: Duration = Field(25, le=3_600, examples=["25s"])
+    lease: Duration = Field(300, ge=3, examples=["5m"])
+    shutdown_grace: Duration = Field(20, examples=["20s"])
+    celery_broker_url: SecretStr | None = Field(None, examples=["redis://localhost:6379/0"])
+    batch_size: int = Field(100, ge=1, le=10_000, examples=["100"])
+    redeliver_after: Duration = Field(300, ge=1, examples=["5m"])
+    catch_up_limit: int = Field(10, ge=1, le=10_000, examples=["10"])
+    expected_every: Duration = Field(300, ge=1, examples=["5m"])
+    keep_days: int = Field(30, ge=1, le=36_500, examples=["30"])
+    keep_runs: int = Field(100, ge=1, examples=["100"])
+    ping_url: AnyHttpUrl | None = Field(
+        None, repr=False, examples=["https://hc-ping.com/your-check"]
+    )
+    allow_get: bool = Field(default=False, examples=["false"])
+
+    @field_validator("path")
+    @classmethod
+    def _is_a_prefix(cls, path: str) -> str:
+        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or {".", ".."} & {*path.split("/")}:
+            raise ValueError("must start with a slash, not end with one, and not be the whole site")
+        return path
+
+    @field_validator("token", "token_file", "operator_token", "operator_token_file", mode="before")
+    @classmethod
+    def _empty_is_none(cls, token: object) -> object:
+        """Take an empty variable for one that is not set: it opens nothing.
+
+        Space around a token, such as the new line at the end of a file, is no part of it.
+        """
+        return (token.strip() or None) if isinstance(token, str) else token
+
+    @field_validator("token", "operator_token")
+    @classmethod
+    def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
+        if token and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
+            raise ValueError("must be printable ASCII without spaces, to fit a header")
+        return token
+
+    @classmethod
+    def read(cls, ini: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Self:
+        """Return the settings of an application: `ini` values, the environment winning over them.
+
+        Raises SettingsError with every fault at once, each with the setting, its value (never a
+        secret) and a valid example.
+        """
+        environment = os.environ if environment is None else environment
+        given: dict[str, Any] = {
+            key.removeprefix(PREFIX): value for key, value in ini.items() if key.startswith(PREFIX)
+        }
+        for name in cls.model_fields:
+            if (value := environment.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
+                given[name] = value
+        faults = [*_unknown(given, cls), *_shared_secrets(given)]
+        if not is_development(ini):
+            faults += _weak_secrets(given)
+        known = {name: value for name, value in given.items() if name in cls.model_fields}
+        try:
+            settings = cls.model_validate(known)
+        except ValidationError as error:
+            faults += describe_faults(error, given, cls, PREFIX)
+        if faults:
+            told = "\n".join(f"  {fault}" for fault in faults)
+            raise SettingsError(f"the heartbeat's settings cannot be used:\n{told}")
+        return settings
+
+
+def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
+    """Return the settings and the database's URL. Raises SettingsError with the faults of both."""
+    try:
+        settings = Settings.read(ini)
+    except SettingsError as error:
+        try:
+            database_url(ini)
+        except SettingsError as another:
+            raise SettingsError(f"{error}\n  {another}") from None
+        raise
+    return settings, database_url(ini)
+
+
+def is_development(ini: Mapping[str, Any]) -> bool:
+    """Tell whether an application runs for its developer: one that reloads its templates."""
+    return str(ini.get("pyramid.reload_templates", "")).lower() in {"true", "1", "yes", "on"}
+
+
+def weakness(secret: str) -> str | None:
+    """Return why a secret must not be used outside of development, or None."""
+    if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
+        return "is a placeholder"
+    if len(secret) < SHORTEST_SECRET:
+        return f"is shorter than {SHORTEST_SECRET} characters"
+    return None
+
+
+def _unknown(given: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
+    for name in given:
+        if name not in model.model_fields:
+            near = get_close_matches(name, model.model_fields, 1)
+            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
+            yield f"{PREFIX}{name}: there is no such setting{hint}"
+
+
+def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
+    """Yield the secrets of a role at start, each with the setting it stands in."""
+    if str(given.get(f"{role}token", "")).strip():
+        yield f"{role}token", str(given[f"{role}token"]).strip()
+    if str(given.get(f"{role}token_file", "")).strip():
+        for token in read_tokens(Path(str(given[f"{role}token_file"]))):
+            yield f"{role}token_file", token.secret
+
+
+def _shared_secrets(given: Mapping[str, Any]) -> Iterator[str]:
+    operators = {secret: name for name, secret in _secrets(given, "operator_")}
+    for name, secret in _secrets(given, ""):
+        if secret in operators:
+            yield (
+                f"{PREFIX}{name} and {PREFIX}{operators[secret]} hold the same secret: the "
+                "scheduler's token may only beat, so make another one for operators"
+            )
+
+
+def _weak_secrets(given: Mapping[str, Any]) -> Iterator[str]:
+    for role in ("", "operator_"):
+        for name, secret in _secrets(given, role):
+            if reason := weakness(secret):
+                yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"
