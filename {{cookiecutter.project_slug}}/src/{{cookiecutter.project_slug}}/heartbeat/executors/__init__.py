@@ -1,0 +1,1 @@
+"""Where runs execute: on threads of this process, or elsewhere."""

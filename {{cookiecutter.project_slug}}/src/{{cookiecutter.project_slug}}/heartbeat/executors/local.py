@@ -1,0 +1,65 @@
+"""The local executor: at most so many runs at once, each on a thread of this process."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from ..models import DataFlowRun
+
+
+@dataclass
+class FreeWorkers:
+    """How many workers were free when asked, and how many of them got a run."""
+
+    free: int
+    taken: int = 0
+
+
+class LocalExecutor:
+    """Counts free workers and starts runs. A worker is taken before its run is claimed.
+
+    The threads are daemons: those of an ordinary pool are waited for at exit without limit.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._free = workers
+        self._freed = 0
+        self._changed = threading.Condition()
+        self._claiming = threading.Lock()
+
+    @property
+    def freed(self) -> int:
+        """How often a worker became free: what `wait_until_freed` compares with."""
+        return self._freed
+
+    @contextmanager
+    def free_workers(self) -> Iterator[FreeWorkers]:
+        """Give the free workers to one claim at a time; it sets how many it has `taken`."""
+        with self._claiming:
+            workers = FreeWorkers(self._free)
+            yield workers
+            with self._changed:
+                self._free -= workers.taken
+
+    def start(self, job: Callable[[DataFlowRun], None], run: DataFlowRun) -> None:
+        """Run `job` on a worker that was taken before; it is free again when the job ends."""
+
+        def work() -> None:
+            try:
+                job(run)
+            finally:
+                with self._changed:
+                    self._free += 1
+                    self._freed += 1
+                    self._changed.notify_all()
+
+        try:
+            threading.Thread(target=work, name=f"heartbeat-run-{run.id}", daemon=True).start()
+        except RuntimeError:  # no thread to be had: the run is claimed, so it runs here
+            work()
+
+    def wait_until_freed(self, since: int, seconds: float) -> None:
+        """Wait until `freed` is no longer `since`, at most `seconds`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._freed != since, seconds)

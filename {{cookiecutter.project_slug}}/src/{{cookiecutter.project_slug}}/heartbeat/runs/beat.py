@@ -1,0 +1,200 @@
+"""One beat, from its call to its reply: register, reap, then claim and execute until all is done.
+
+The work is done on a thread of its own, so that the reply comes in time whatever the database or a
+flow is waiting for.
+"""
+
+import threading
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import update
+from sqlalchemy.orm import Session
+
+from ..core import Heartbeat
+from ..models import DataFlowBeat, DataFlowRun, RunStatus
+from .claim import claim
+from .due import count_due, is_run_pending
+from .execute import execute
+from .reap import expired_runs, reap
+from .register import register
+
+# A claim that comes back empty although something is due met rows that another process holds at
+# that moment. It is tried so often again, each time after so many seconds.
+CONTENDED_CLAIMS = 3
+CONTENDED_PAUSE = 0.05
+# What the reply waits for the beat's last bookkeeping after its time is up, in seconds.
+REPLY_GRACE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class BeatReport:
+    """What a beat found and did: the members of the reply. `duration` is in seconds.
+
+    `goes_on` tells that its time was up before it had recorded what it did.
+    """
+
+    timestamp: datetime
+    flows_due: int = 0
+    flows_triggered: int = 0
+    flows_succeeded: int = 0
+    flows_failed: int = 0
+    flows_in_progress: int = 0
+    runs_reaped: int = 0
+    duration: float = 0.0
+    goes_on: bool = False
+    run_ids: tuple[int, ...] = ()
+
+    def counts(self) -> dict[str, Any]:
+        """Return the counts and the duration: what the beat's row keeps."""
+        left_out = {"timestamp", "goes_on", "run_ids"}
+        return {name: value for name, value in asdict(self).items() if name not in left_out}
+
+
+def run_beat(
+    heartbeat: Heartbeat, source: str, wait: float | None, *, answer_early: bool = False
+) -> BeatReport:
+    """Run a beat and return its report: when all is done, or when `wait` seconds have passed.
+
+    What still runs then goes on, and what is still due is left to the next beat. None waits
+    without limit. `answer_early` returns after the first claim instead, while the beat goes on.
+    Raises what kept the beat from working, such as DatabaseNotReadyError.
+    """
+    beat = _Beat(heartbeat, source, wait)
+    threading.Thread(target=beat.work, name="heartbeat-beat", daemon=True).start()
+    answerable = beat.claimed if answer_early else beat.ended
+    answerable.wait(None if wait is None else wait + REPLY_GRACE)
+    if beat.error is not None:
+        raise beat.error
+    return beat.answer or replace(beat.report(), goes_on=True)
+
+
+class _Beat:
+    """A beat while it goes on. Its own thread and those of its runs count in it."""
+
+    def __init__(self, heartbeat: Heartbeat, source: str, wait: float | None) -> None:
+        self.heartbeat, self.source = heartbeat, source
+        self.received_at, self.began = heartbeat.clock.now(), heartbeat.clock.monotonic()
+        self.deadline = self.began + (threading.TIMEOUT_MAX if wait is None else wait)
+        self.due = self.triggered = self.succeeded = self.failed = self.reaped = 0
+        self.row_id: int | None = None
+        self.error: BaseException | None = None
+        self.answer: BeatReport | None = None
+        self.run_ids: list[int] = []
+        self.claimed, self.ended = threading.Event(), threading.Event()
+        self.counting = threading.Lock()
+
+    def work(self) -> None:
+        """Do all of the beat, and leave its answer or its error."""
+        try:
+            register(self.heartbeat)
+            if self._look():
+                self._claim_and_execute()
+                with self.heartbeat.session() as session:
+                    self.answer = self._save(session)
+        except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
+            self.error = error
+        finally:
+            self.claimed.set()
+            self.ended.set()
+
+    def report(self) -> BeatReport:
+        """Return what is known by now."""
+        with self.counting:
+            return BeatReport(
+                timestamp=self.received_at,
+                flows_due=self.due,
+                flows_triggered=self.triggered,
+                flows_succeeded=self.succeeded,
+                flows_failed=self.failed,
+                flows_in_progress=self.triggered - self.succeeded - self.failed,
+                runs_reaped=self.reaped,
+                duration=round(self.heartbeat.clock.monotonic() - self.began, 6),
+                run_ids=tuple(self.run_ids),
+            )
+
+    def _look(self) -> bool:
+        """Reap, and tell whether there is anything to do; if not, that is all of the beat."""
+        with self.heartbeat.session() as session:
+            now = self.heartbeat.clock.now()
+            suspects = expired_runs(session, now)
+            self.due = count_due(session, self.heartbeat.flows, now)
+            idle = not (suspects or self.due or is_run_pending(session, self.heartbeat.flows, now))
+            if idle:
+                self.answer = self._save(session)
+        if suspects:
+            self.reaped = reap(self.heartbeat, suspects)
+        return not idle
+
+    def _claim_and_execute(self) -> None:
+        """Claim as many runs as there are free workers, until nothing is due or time is up."""
+        executor = self.heartbeat.executor
+        contended = 0
+        while True:
+            freed = executor.freed
+            workers, runs = self._claim()
+            for run in runs:
+                executor.start(self._execute, run)
+            pause = self._seconds_left()
+            if runs:
+                contended = 0
+            elif self.report().flows_in_progress == 0:
+                if contended == CONTENDED_CLAIMS or not self._anything_due():
+                    return
+                if workers:
+                    contended += 1
+                    pause = min(pause, CONTENDED_PAUSE)
+            executor.wait_until_freed(freed, pause)
+            if self._seconds_left() <= 0:
+                return
+
+    def _seconds_left(self) -> float:
+        return self.deadline - self.heartbeat.clock.monotonic()
+
+    def _claim(self) -> tuple[int, list[DataFlowRun]]:
+        """Claim for all free workers; return how many there were, and what they are to run."""
+        with self.heartbeat.executor.free_workers() as workers:
+            runs = []
+            if workers.free:
+                with self.heartbeat.session() as session:
+                    runs = claim(session, self.heartbeat, self.heartbeat.clock.now(), workers.free)
+                    if self.row_id is None:
+                        self._save(session)
+            workers.taken = len(runs)
+        with self.counting:
+            self.triggered += len(runs)
+            self.run_ids += [run.id for run in runs]
+        self.claimed.set()
+        return workers.free, runs
+
+    def _execute(self, run: DataFlowRun) -> None:
+        status = execute(self.heartbeat, run)
+        with self.counting:
+            if status == RunStatus.SUCCESS:
+                self.succeeded += 1
+            else:
+                self.failed += 1
+
+    def _anything_due(self) -> bool:
+        with self.heartbeat.session() as session:
+            now = self.heartbeat.clock.now()
+            return is_run_pending(session, self.heartbeat.flows, now) or bool(
+                count_due(session, self.heartbeat.flows, now)
+            )
+
+    def _save(self, session: Session) -> BeatReport:
+        """Insert the beat's row, or bring its counts up to date; return what it says."""
+        report = self.report()
+        if self.row_id is None:
+            row = DataFlowBeat(
+                received_at=self.received_at, source=self.source[:200], **report.counts()
+            )
+            session.add(row)
+            session.flush()
+            self.row_id = row.id
+        else:
+            session.execute(
+                update(DataFlowBeat).where(DataFlowBeat.id == self.row_id).values(report.counts())
+            )
+        return report

@@ -1,0 +1,187 @@
+"""Executing: a claimed run's flow is called, and what it wrote is committed with its success.
+
+One transaction holds the flow's writes, the run's `success` and the flow's `last_run_*`. The update
+of the run is guarded by its status and claim: if somebody took the run over, all of it rolls back.
+"""
+
+import json
+import logging
+from datetime import datetime
+from typing import Any, cast
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from ..core import Heartbeat
+from ..db import count_changed
+from ..errors import (
+    ClaimLostError,
+    ConfigurationError,
+    HandlerNotRegisteredError,
+    ResultError,
+)
+from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
+from ..redaction import describe_error
+from .run import Run, RunLog, Window
+from .session import FlowSession, flow_transaction
+
+log = logging.getLogger(__name__)
+
+
+def execute(heartbeat: Heartbeat, run: DataFlowRun) -> RunStatus:
+    """Execute a claimed run to its end; return `success` or `failed`. Raises nothing.
+
+    Whatever the flow raises, `SystemExit` included, is recorded in a transaction of its own, after
+    its writes have been rolled back.
+    """
+    run_log = RunLog(run.data_flow.name)
+    began = heartbeat.clock.monotonic()
+
+    def measured() -> dict[str, Any]:
+        duration = heartbeat.clock.monotonic() - began
+        return {"duration": duration, "log": run_log.text(heartbeat.secrets())}
+
+    session: FlowSession | None = None
+    try:
+        with flow_transaction(heartbeat.engine) as session:
+            result = _call(heartbeat, run, session, run_log)
+            now = heartbeat.clock.now()
+            finish(session, run, RunStatus.SUCCESS, now, result=result, **measured())
+    except ClaimLostError as error:
+        log.warning("%s: %s", run.data_flow.name, error)
+        return RunStatus.FAILED
+    except BaseException as error:  # noqa: BLE001 - a flow may raise anything; its run is recorded
+        told = describe_error(_cause(session, error), heartbeat.secrets())
+        log.warning(
+            "%s failed: %s: %s", run.data_flow.name, told["error_type"], told["error_message"]
+        )
+        return _record_failure(heartbeat, run, told | measured())
+    log.info("%s succeeded: run %d", run.data_flow.name, run.id)
+    return RunStatus.SUCCESS
+
+
+def finish(
+    session: Session,
+    run: DataFlowRun,
+    status: RunStatus,
+    now: datetime,
+    *guards: ColumnElement[bool],
+    **values: object,
+) -> None:
+    """Write a run's end and its flow's `last_run_*`, in the transaction of `session`.
+
+    The flow's row first, as everywhere. Raises ClaimLostError, and the caller rolls back, when the
+    run is no longer in progress under this claim, or does not fulfil the `guards`.
+    """
+    # The wall clock may have stepped back meanwhile; the database checks the order.
+    ended_at = max(now, run.started_at or now)
+    flow: dict[str, Any] = {"last_run_at": ended_at, "last_run_status": status.value}
+    if status == RunStatus.SUCCESS:
+        flow["last_success_at"] = ended_at
+        if run.trigger != Trigger.BACKFILL:
+            flow["window_starts_at"] = run.window_end
+    session.execute(
+        update(DataFlow).where(DataFlow.id == run.data_flow_id).values(updated_at=ended_at, **flow)
+    )
+    ours = count_changed(
+        session,
+        update(DataFlowRun)
+        .where(
+            DataFlowRun.id == run.id,
+            DataFlowRun.status == RunStatus.IN_PROGRESS.value,
+            DataFlowRun.claim_id == run.claim_id,
+            *guards,
+        )
+        .values(status=status.value, ended_at=ended_at, updated_at=ended_at, **values)
+        .execution_options(synchronize_session=False),
+    )
+    if ours != 1:
+        raise ClaimLostError(run.id)
+
+
+def _call(heartbeat: Heartbeat, run: DataFlowRun, session: FlowSession, run_log: RunLog) -> object:
+    definition = heartbeat.flows.get(run.data_flow.handler)
+    if definition is None:
+        raise HandlerNotRegisteredError(run.data_flow.name, run.data_flow.handler)
+    result = definition.function(
+        Run(
+            id=run.id,
+            flow_name=run.data_flow.name,
+            session=session,
+            configuration=_configuration(session, run),
+            # A claim sets both, whatever the columns allow.
+            window=Window(cast("datetime", run.window_start), cast("datetime", run.window_end)),
+            scheduled_for=run.scheduled_for,
+            attempt=run.attempt,
+            log=run_log.logger,
+        )
+    )
+    try:
+        json.dumps(result, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        message = (
+            f"the flow returned a {type(result).__name__} that is not JSON ({error}): return "
+            "None, or a dict or list of text, numbers and truth values"
+        )
+        raise ResultError(message) from error
+    session.flush()
+    if session.forbidden_by is not None:
+        raise session.forbidden_by
+    return result
+
+
+def _configuration(session: Session, run: DataFlowRun) -> dict[str, Any]:
+    mend = f"in the row of flow {run.data_flow.name!r} must be a JSON object, such as {{}}: mend it"
+    try:
+        stored = session.scalars(
+            select(DataFlow.configuration).where(DataFlow.id == run.data_flow_id)
+        ).one_or_none()
+    except ValueError as error:
+        message = f"the configuration {mend} ({error})"
+        raise ConfigurationError(message) from error
+    if stored is not None and not isinstance(stored, dict):
+        message = f"the configuration {mend} (it is a {type(stored).__name__})"
+        raise ConfigurationError(message)
+    return stored or {}
+
+
+def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
+    """Return what to record: the first database error, where `error` is only its consequence.
+
+    Databases differ in what they say afterwards, and whether they say anything.
+    """
+    first = session.forbidden_by if session else None
+    if first is None or not isinstance(error, SQLAlchemyError):
+        return error
+    if isinstance(first, SQLAlchemyError):
+        first.add_note(
+            "The flow's transaction ended with this error. To survive one, put the statement "
+            "into `with run.session.begin_nested():` and catch the error outside of it."
+        )
+    return first
+
+
+def _record_failure(heartbeat: Heartbeat, run: DataFlowRun, values: dict[str, Any]) -> RunStatus:
+    try:
+        with heartbeat.session() as session:
+            finish(session, run, RunStatus.FAILED, heartbeat.clock.now(), **values)
+    except ClaimLostError:
+        # Recorded already: by who reaped it, or by our own commit whose answer was lost.
+        return _recorded(heartbeat, run)
+    except Exception:
+        log.exception(
+            "the failure of run %d could not be recorded: it is reaped when its lease ends",
+            run.id,
+        )
+    return RunStatus.FAILED
+
+
+def _recorded(heartbeat: Heartbeat, run: DataFlowRun) -> RunStatus:
+    with heartbeat.session() as session:
+        status = session.scalars(
+            select(DataFlowRun.status).where(
+                DataFlowRun.id == run.id, DataFlowRun.claim_id == run.claim_id
+            )
+        ).one_or_none()
+    return RunStatus.SUCCESS if status == RunStatus.SUCCESS else RunStatus.FAILED

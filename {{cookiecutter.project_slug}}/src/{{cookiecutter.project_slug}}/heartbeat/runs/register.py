@@ -1,0 +1,83 @@
+"""Registering: flows that are declared in code get their rows, once a process."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, defer
+
+from ..core import Heartbeat
+from ..db import begin_writing
+from ..migrations import require_current
+from ..models import DataFlow
+from ..registry import FlowDefinition
+from ..schedules.every import format_every, rescheduled
+
+
+def register(heartbeat: Heartbeat) -> None:
+    """Make the rows that are missing, and take over schedules that changed in the code.
+
+    Done by the first use of the engine in a process; safe when many processes do it at once.
+    Raises DatabaseNotReadyError when the database is away or not at this engine's revision.
+    """
+    if heartbeat.registered.is_set():
+        return
+    require_current(heartbeat.engine)
+    with heartbeat.session() as session:
+        columns = select(DataFlow.name, DataFlow.declared_schedule)
+        known = dict(session.execute(columns).all())
+    changed = set()
+    for name, definition in sorted(heartbeat.flows.items()):
+        if name not in known:
+            _insert(heartbeat, definition)
+        elif known[name] != definition.schedule:
+            changed.add(name)
+    if changed:  # else nothing is locked: a process may start while others write
+        with heartbeat.session() as session:
+            begin_writing(session)
+            _take_over(session, heartbeat.flows, changed, heartbeat.clock.now())
+    heartbeat.registered.set()
+
+
+def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+    now = heartbeat.clock.now()
+    wait = timedelta(seconds=definition.every if definition.start == "next" else 0)
+    flow = DataFlow(
+        name=definition.name,
+        handler=definition.name,
+        description=definition.description,
+        configuration=dict(definition.configuration),
+        run_interval=definition.every,
+        next_run_at=now + wait,
+        declared_schedule=definition.schedule,
+        created_at=now,
+        updated_at=now,
+    )
+    try:
+        with heartbeat.session() as session:
+            session.add(flow)
+    except IntegrityError:
+        pass  # Another process was faster; its row is as good.
+
+
+def _take_over(
+    session: Session, flows: dict[str, FlowDefinition], changed: set[str], now: datetime
+) -> None:
+    """Follow a schedule changed in code, unless an operator has changed the row's since."""
+    rows = session.scalars(
+        select(DataFlow)
+        # Not the configuration: one that cannot be read is the matter of its own flow's runs.
+        .options(defer(DataFlow.configuration))
+        .where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
+        .order_by(DataFlow.id)
+        .with_for_update()
+    )
+    for row in rows:
+        definition = flows[row.name]
+        if row.declared_schedule == definition.schedule:
+            continue
+        if row.run_interval and f"every {format_every(row.run_interval)}" == row.declared_schedule:
+            row.run_interval = definition.every
+            row.next_run_at = rescheduled(row.last_slot_at, definition.every, now)
+        row.declared_schedule = definition.schedule
+        row.updated_at = now

@@ -1,0 +1,76 @@
+"""What a flow receives: its run, with the session to write to and the window to work on."""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from ..redaction import redact
+
+LONGEST_LOG = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The span of time a run is about, aware, in UTC; `start` is the end of the last one."""
+
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a flow.
+
+    session: writes through it are committed together with the run's success, or not at all.
+    configuration: the JSON object of the flow's row.
+    window: what to work on; windows of successful runs meet without gap or overlap.
+    scheduled_for: the slot, aware UTC; None for a run asked for by hand.
+    attempt: 1, or more for a retry of the same slot.
+    log: a logger whose lines are kept with the run.
+    """
+
+    id: int
+    flow_name: str
+    session: Session
+    configuration: dict[str, Any]
+    window: Window
+    scheduled_for: datetime | None
+    attempt: int
+    log: logging.Logger
+
+
+class RunLog(logging.Handler):
+    """Keeps what a flow logs, up to `LONGEST_LOG` characters, while it goes where logs go."""
+
+    def __init__(self, flow_name: str) -> None:
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._lines: list[str] = []
+        self._length = 0
+        self._dropped = 0
+        # Not from getLogger(), which would share one logger between the runs of a flow.
+        self.logger = logging.Logger(f"{__package__}.{flow_name}", logging.INFO)  # noqa: LOG001
+        self.logger.parent = logging.getLogger(__package__)
+        self.logger.addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one line, or count it when there is no room left."""
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001 - as everywhere in logging, a bad call breaks nothing
+            self.handleError(record)
+            return
+        if self._length + len(line) > LONGEST_LOG:
+            self._dropped += 1
+            return
+        self._lines.append(line)
+        self._length += len(line)
+
+    def text(self, secrets: Iterable[str]) -> str | None:
+        """Return what was logged, without secrets; None if nothing was."""
+        lines = [*self._lines, *([f"({self._dropped} more lines)"] if self._dropped else [])]
+        return redact("\n".join(lines), secrets) if lines else None
