@@ -1,0 +1,40 @@
+"""Errors as `application/problem+json` (RFC 9457), with the short reason in `error`."""
+
+import json
+from http import HTTPStatus
+from typing import Any
+
+from pyramid.response import Response
+
+
+def problem(
+    status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **members: object
+) -> Response:
+    """Return the response for an error: `detail` says what happened and what to do."""
+    body = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": status.value,
+        "error": status.phrase,
+        "detail": detail,
+        **members,
+    }
+    return json_reply(status, body, "application/problem+json", headers)
+
+
+def json_reply(
+    status: HTTPStatus,
+    body: dict[str, Any],
+    content_type: str = "application/json",
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """Return a JSON response that nobody keeps."""
+    return Response(
+        body=json.dumps(body).encode(),
+        status=status.value,
+        headerlist=[
+            ("Content-Type", content_type),
+            ("Cache-Control", "no-store"),
+            *(headers or {}).items(),
+        ],
+    )
