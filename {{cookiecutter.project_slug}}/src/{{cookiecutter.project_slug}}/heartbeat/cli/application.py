@@ -1,0 +1,101 @@
+"""What the commands share: reading the .ini file, and errors of one clear line."""
+
+import configparser
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import click
+from pyramid.paster import bootstrap, get_appsettings, setup_logging
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.exc import DBAPIError
+
+from ..core import Heartbeat
+from ..errors import DataFlowError
+from ..migrations import require_current
+from ..redaction import redact
+
+_Parameters = ParamSpec("_Parameters")
+_Result = TypeVar("_Result")
+
+config_option = click.option(
+    "-c",
+    "--config",
+    default="development.ini",
+    show_default=True,
+    metavar="FILE",
+    help="The application's .ini file.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def command(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """Turn the errors that are meant for people into one line and the exit code 1."""
+
+    @functools.wraps(function)
+    def called(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
+        try:
+            return function(*arguments, **options)
+        except DataFlowError as error:
+            raise click.ClickException(redact(str(error))) from error
+
+    return called
+
+
+def require_file(config: str) -> None:
+    """Raise a UsageError if the .ini file is not there."""
+    if not Path(config.partition("#")[0]).is_file():
+        message = f"there is no file {config}: go to the project's folder, or name it with -c"
+        raise click.UsageError(message)
+
+
+@contextmanager
+def application(config: str) -> Iterator[Heartbeat]:
+    """Start the application that `config` names and give its heartbeat."""
+    require_file(config)
+    try:
+        get_appsettings(config)
+        setup_logging(config)
+    except (LookupError, configparser.Error) as error:
+        raise click.UsageError(f"{config} cannot be used: {error}") from error
+    with bootstrap(config) as environment:
+        heartbeat: Heartbeat = environment["registry"]["heartbeat"]
+        try:
+            yield heartbeat
+        except DBAPIError:
+            # Tells what is wrong with the database, if anything is, in words that help.
+            require_current(heartbeat.engine)
+            raise
+        finally:
+            heartbeat.engine.dispose()
+
+
+def show(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
+    """Print rows as a table for people, or as JSON with all members for programs."""
+    if as_json:
+        click.echo(json.dumps(rows, default=_as_text, indent=2))
+        return
+    if not rows:
+        click.echo(f"no {title}")
+        return
+    table = Table(*rows[0].keys())
+    for row in rows:
+        table.add_row(*(_cell(value) for value in row.values()))
+    # A pipe has no width of its own, and a cut table helps nobody.
+    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    return "" if value is None else str(value)
+
+
+def _as_text(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

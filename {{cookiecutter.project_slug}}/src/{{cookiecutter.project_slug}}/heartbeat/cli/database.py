@@ -1,0 +1,54 @@
+"""The command that brings the database up to date."""
+
+import click
+from alembic import command as alembic_command
+from alembic.config import Config
+from pyramid.paster import get_appsettings
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from .. import migrations
+from ..db import create_database, database_url, make_engine, migration_lock, reason
+from ..errors import DatabaseNotReadyError
+from .application import command, config_option, require_file
+
+
+@click.command()
+@config_option
+@command
+def migrate(config: str) -> None:
+    """Bring the database up to date: the heartbeat's tables first, then yours.
+
+    The database is created if it is missing and that is allowed. Several processes may call this
+    at once: they take turns.
+    """
+    require_file(config)
+    engine = make_engine(database_url(get_appsettings(config.partition("#")[0], name="main")))
+    try:
+        if create_database(engine):
+            click.echo(f"created the database {engine.url.database}")
+        migrations.upgrade(engine)
+        click.echo("the heartbeat's tables are up to date")
+        own = own_chain(config)
+        if own is not None:
+            _upgrade_own(own, engine)
+            click.echo("your tables are up to date")
+    except DBAPIError as error:
+        raise DatabaseNotReadyError(f"the database refuses to migrate: {reason(error)}") from error
+    finally:
+        engine.dispose()
+
+
+def own_chain(config: str) -> Config | None:
+    """Return the application's own Alembic configuration, if its .ini file has one."""
+    own = Config(config.partition("#")[0])
+    # Asked this way, since Config raises where the whole section is missing.
+    has_one = own.file_config.has_option(own.config_ini_section, "script_location")
+    return own if has_one else None
+
+
+def _upgrade_own(own: Config, engine: Engine) -> None:
+    with engine.connect() as connection, migration_lock(connection):
+        own.attributes["connection"] = connection
+        alembic_command.upgrade(own, "head")
+        connection.commit()

@@ -1,0 +1,112 @@
+"""Commands about runs: a beat, one run by hand, and the history."""
+
+from typing import Any
+
+import click
+from sqlalchemy import select
+
+from ..errors import UnknownFlowError
+from ..models import DataFlow, DataFlowRun, RunStatus
+from ..runs.beat import run_beat
+from ..runs.claim import claim_by_hand
+from ..runs.execute import execute
+from ..runs.register import register
+from ..views.beat import reply
+from .application import application, command, config_option, json_option, show
+
+# As text: of an enumeration's members click would take the names, in capitals.
+STATUSES = [status.value for status in RunStatus]
+
+
+@click.command()
+@config_option
+@json_option
+@command
+def beat(config: str, *, as_json: bool) -> None:
+    """Run all flows that are due, in this process, and wait for them.
+
+    The exit code is 1 if a run failed.
+    """
+    with application(config) as heartbeat:
+        report = run_beat(heartbeat, "command line", wait=None)
+    show("beat", [reply(report)] if as_json else [report.counts()], as_json=as_json)
+    if report.flows_failed:
+        raise SystemExit(1)
+
+
+@click.command()
+@config_option
+@json_option
+@click.option("--flow", "name", help="Only the runs of this flow.")
+@click.option("--status", type=click.Choice(STATUSES), help="Only the runs in this status.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=20,
+    show_default=True,
+    help="How many, newest first.",
+)
+@command
+def runs(config: str, name: str | None, status: str | None, limit: int, *, as_json: bool) -> None:
+    """Show the history of runs, newest first."""
+    statement = (
+        select(DataFlow.name, *DataFlowRun.__table__.columns)
+        .join(DataFlowRun.data_flow)
+        .order_by(DataFlowRun.id.desc())
+        .limit(limit)
+    )
+    if name is not None:
+        statement = statement.where(DataFlow.name == name)
+    if status:
+        statement = statement.where(DataFlowRun.status == status)
+    with application(config) as heartbeat, heartbeat.session() as session:
+        known = select(DataFlow.id).where(DataFlow.name == name)
+        if name is not None and session.scalars(known).first() is None:
+            raise UnknownFlowError(name)
+        found = [dict(row._mapping) for row in session.execute(statement)]  # noqa: SLF001 - public, says SQLAlchemy
+    show("runs", found if as_json else [_as_line(row) for row in found], as_json=as_json)
+
+
+@click.command()
+@config_option
+@json_option
+@click.argument("name")
+@command
+def run(config: str, name: str, *, as_json: bool) -> None:
+    """Run the flow NAME now, in this process. Its schedule stays as it is.
+
+    The exit code is 1 if the run failed.
+    """
+    with application(config) as heartbeat:
+        register(heartbeat)
+        with heartbeat.session() as session:
+            claimed = claim_by_hand(session, heartbeat, heartbeat.clock.now(), name)
+        status = execute(heartbeat, claimed)
+        with heartbeat.session() as session:
+            row = session.get_one(DataFlowRun, claimed.id)
+            told = {
+                "id": row.id,
+                "flow": name,
+                "status": row.status,
+                "duration": row.duration,
+                "result": row.result,
+                "error": row.error_message and f"{row.error_type}: {row.error_message}",
+            }
+    show("run", [told], as_json=as_json)
+    if status is not RunStatus.SUCCESS:
+        raise SystemExit(1)
+
+
+def _as_line(row: dict[str, Any]) -> dict[str, Any]:
+    error = row["error_message"]
+    outcome = f"{row['error_type']}: {error}" if error else row["result"]
+    return {
+        "run": row["id"],
+        "flow": row["name"],
+        "status": row["status"],
+        "trigger": row["trigger"],
+        "slot (UTC)": row["scheduled_for"],
+        "started (UTC)": row["started_at"],
+        "seconds": row["duration"] if row["duration"] is None else round(row["duration"], 3),
+        "result or error": outcome,
+    }
