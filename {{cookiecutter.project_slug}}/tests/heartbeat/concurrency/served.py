@@ -1,0 +1,100 @@
+"""The application that the tests here serve in processes of their own: the engine, and flows.
+
+What a test wants to know of a flow it learns from rows and files; what it wants to tell it, it
+tells by files in the folder that the setting `test.folder` names.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.router import Router
+from sqlalchemy import Column, Integer, MetaData, String, Table, event, func, insert, select
+from sqlalchemy.engine import ExceptionContext
+
+from {{cookiecutter.project_slug}}.heartbeat import (
+    Run,
+)
+from {{cookiecutter.project_slug}}.heartbeat.models.meta import (
+    UTCDateTime,
+)
+
+SECONDS = 60  # no flow waits longer for its test
+MANY = 20
+TOGETHER = 8
+
+log = logging.getLogger(__name__)
+metadata = MetaData()
+# Nothing is unique here, so that what runs twice is seen twice.
+WRITTEN = Table(
+    "written_by_tests",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("flow_name", String(50), nullable=False),
+    Column("slot", UTCDateTime),
+)
+
+
+def write(run: Run) -> None:
+    """Insert one row."""
+    values = {"flow_name": run.flow_name, "slot": run.scheduled_for}
+    run.session.execute(insert(WRITTEN).values(values))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(0.01)
+
+
+def hold(folder: Path) -> Callable[[Run], None]:
+    """Make a flow that writes, says that it is inside, and waits until it is let go."""
+
+    def work(run: Run) -> None:
+        write(run)
+        (folder / "inside").touch()
+        wait_for((folder / "let go").exists)
+
+    return work
+
+
+def in_step(folder: Path) -> Callable[[Run], int]:
+    """Make a flow that reads and writes, and that waits after reading until all others have."""
+
+    def work(run: Run) -> int:
+        count = run.session.scalar(select(func.count()).select_from(WRITTEN)) or 0
+        (folder / f"{run.flow_name} has read").touch()
+        wait_for(lambda: len(list(folder.glob("* has read"))) == TOGETHER)
+        write(run)
+        time.sleep(0.05)  # keeps the write lock for a moment, so that the others meet it
+        return count
+
+    return work
+
+
+def main(_global_config: dict[str, str], **settings: Any) -> Router:
+    """Return the application with the flows that the setting `test.flows` names."""
+    folder = Path(settings["test.folder"])
+    flows: dict[str, list[tuple[str, Callable[[Run], Any], str]]] = {
+        "many": [(f"many {number}", write, "1d") for number in range(MANY)],
+        "hold": [("hold", hold(folder), "1s")],
+        "in step": [(f"step {number}", in_step(folder), "1d") for number in range(TOGETHER)],
+    }
+    with Configurator(settings=settings) as config:
+        config.include("{{cookiecutter.project_slug}}.heartbeat")
+        event.listen(config.registry["heartbeat"].engine, "handle_error", tell_of)
+        for name, function, every in flows[settings["test.flows"]]:
+            config.add_flow(function, name=name, every=every)
+        app: Router = config.make_wsgi_app()
+        return app
+
+
+def tell_of(context: ExceptionContext) -> None:
+    """Write every error of the database to the log, those too that the engine overcomes."""
+    log.error("the database said: %r", context.original_exception)

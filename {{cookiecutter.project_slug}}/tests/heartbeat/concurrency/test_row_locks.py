@@ -1,0 +1,138 @@
+"""Beats meet rows that another process holds: on databases that lock rows one by one."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, make_url, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from {{cookiecutter.project_slug}}.heartbeat import (
+    Run,
+)
+from {{cookiecutter.project_slug}}.heartbeat.db import (
+    make_engine,
+)
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlow,
+    DataFlowRun,
+)
+
+from ..conftest import FakeClock, MakeApp
+from ..notes import Note
+from .conftest import DATABASE, wait_until
+
+Post = Callable[..., Any]
+
+pytestmark = pytest.mark.usefixtures("notes")
+
+
+@pytest.fixture
+def elsewhere(database_url: str) -> Iterator[Engine]:
+    """Connect as another process would."""
+    engine = make_engine(make_url(database_url))
+    yield engine
+    engine.dispose()
+
+
+def first(_run: Run) -> None:
+    """Be a flow."""
+
+
+def second(_run: Run) -> None:
+    """Be another."""
+
+
+def third(_run: Run) -> None:
+    """Be one more."""
+
+
+def test_a_beat_passes_over_a_flow_whose_row_is_locked(
+    make_app: MakeApp, post: Post, clock: FakeClock, elsewhere: Engine
+) -> None:
+    app = make_app(first, second, third)
+    post(app)
+    clock.advance(300)
+
+    with Session(elsewhere) as holder:
+        holder.execute(select(DataFlow.id).where(DataFlow.name == "second").with_for_update())
+        began = time.monotonic()
+        while_locked = post(app).json
+        seconds = time.monotonic() - began
+    afterwards = post(app).json
+
+    assert (while_locked["flows_due"], while_locked["flows_succeeded"]) == (3, 2)
+    assert (afterwards["flows_due"], afterwards["flows_succeeded"]) == (1, 1)
+    assert seconds < 10  # a look or three, but no waiting for the row
+
+
+def test_a_run_that_asks_for_a_locked_row_waits_and_succeeds(
+    make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
+) -> None:
+    holder = Session(elsewhere)
+
+    def work(run: Run) -> None:
+        # Its own flow's row, which the finish will ask for.
+        holder.execute(select(DataFlow.id).where(DataFlow.name == run.flow_name).with_for_update())
+        threading.Timer(0.3, holder.rollback).start()
+
+    reply = post(make_app(work)).json
+    holder.close()
+
+    assert reply["flows_succeeded"] == 1
+    assert dbsession.scalars(select(DataFlowRun.status)).all() == ["success"]
+
+
+if DATABASE != "postgresql":
+
+    def test_a_deadlock_that_a_savepoint_cannot_undo_fails_the_run(
+        make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
+    ) -> None:
+        def a_note(name: str) -> Note:
+            return Note(name=name, mark=name, size=1)
+
+        def change(name: str) -> Any:
+            return update(Note).where(Note.mark == name).values(size=2)
+
+        dbsession.add_all([a_note("a"), a_note("b")])
+        dbsession.commit()
+        other = Session(elsewhere)
+        # Many rows, since the database ends the smaller of two transactions.
+        other.add_all([a_note(f"other {number}") for number in range(100)])
+        other.flush()
+        other.execute(change("b"))
+
+        def wait_for_a() -> None:
+            other.execute(change("a"))
+            other.rollback()
+
+        def is_waiting() -> bool:
+            with elsewhere.connect() as connection:
+                waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx "
+                state = "WHERE trx_state = 'LOCK WAIT'"
+                return connection.execute(text(waiting + state)).scalar() == 1
+
+        def work(run: Run) -> None:
+            run.session.add(a_note("before"))
+            run.session.flush()
+            run.session.execute(change("a"))
+            thread = threading.Thread(target=wait_for_a)
+            thread.start()
+            wait_until(is_waiting, "the other never waited")
+            try:
+                with run.session.begin_nested():
+                    run.session.execute(change("b"))
+            except SQLAlchemyError:
+                run.session.add(a_note("after"))
+            thread.join()
+
+        reply = post(make_app(work)).json
+        other.close()
+
+        assert reply["flows_failed"] == 1
+        message = dbsession.scalars(select(DataFlowRun.error_message)).one()
+        assert "Deadlock" in (message or "")
+        assert dbsession.scalars(select(Note.name).order_by(Note.name)).all() == ["a", "b"]

@@ -1,0 +1,111 @@
+"""What the functional tests share: the command, and waiting for what goes on in the background."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from pyramid.config import Configurator
+from pyramid.router import Router
+
+from {{cookiecutter.project_slug}}.heartbeat import (
+    Run,
+)
+from {{cookiecutter.project_slug}}.heartbeat.cli import (
+    main,
+)
+
+from ..conftest import TOKEN
+
+SECONDS = 30
+
+Command = Callable[..., Result]
+
+
+def good(run: Run) -> dict[str, int]:
+    """Count three rows."""
+    run.log.info("counting")
+    return {"rows": 3}
+
+
+def bad(_run: Run) -> None:
+    """Fail."""
+    message = "no such bird"
+    raise LookupError(message)
+
+
+def application(_global_config: dict[str, str], **settings: Any) -> Router:
+    """Make the application of the .ini files below: the engine, with the flows that they name."""
+    with Configurator(settings=settings) as config:
+        config.include("{{cookiecutter.project_slug}}.heartbeat")
+        for flow in (good, bad):
+            if flow.__name__ in settings["flows"].split():
+                config.add_flow(flow, every="5m")
+        app: Router = config.make_wsgi_app()
+        return app
+
+
+@pytest.fixture
+def ini_file(tmp_path: Path, database_url: str) -> Callable[..., Path]:
+    """Write an .ini file, with flows as in "good bad" and settings, and return its path."""
+
+    def write(flows: str, **settings: str) -> Path:
+        given = {"sqlalchemy.url": database_url, "heartbeat.token": TOKEN, **settings}
+        lines = [f"{name} = {value.replace('%', '%%')}" for name, value in given.items()]
+        file = tmp_path / "command.ini"
+        head = ["[app:main]", f"use = call:{__name__}:application", f"flows = {flows}"]
+        file.write_text("\n".join([*head, *lines, ""]))
+        return file
+
+    return write
+
+
+@pytest.fixture
+def command(ini_file: Callable[..., Path]) -> Command:
+    """Call `heartbeat` with arguments; the application has the flows that `flows` names."""
+
+    def call(*arguments: str, flows: str = "good bad", **settings: str) -> Result:
+        file = ini_file(flows, **settings)
+        return CliRunner().invoke(main, [*arguments, "-c", str(file)])
+
+    return call
+
+
+def settle() -> None:
+    """Wait until no beat and no run is at work in this process any more."""
+    for thread in threading.enumerate():
+        if thread.name.startswith("heartbeat-"):
+            thread.join(SECONDS)
+            assert not thread.is_alive(), f"{thread.name} does not end"
+
+
+class Gate:
+    """Holds flows until a test opens it, and tells the test when one has arrived."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Event()
+        self._opened = threading.Event()
+
+    def hold(self) -> None:
+        """Wait for `open`; called by a flow."""
+        self._arrived.set()
+        assert self._opened.wait(SECONDS), "the test never opened the gate"
+
+    def wait_for_arrival(self) -> None:
+        """Wait until a flow has arrived; called by the test."""
+        assert self._arrived.wait(SECONDS), "no flow came to the gate"
+
+    def open(self) -> None:
+        """Let all pass, from now on."""
+        self._opened.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    """Make a gate for the flows of this test; open it at the end, whatever happened."""
+    gate = Gate()
+    yield gate
+    gate.open()
+    settle()

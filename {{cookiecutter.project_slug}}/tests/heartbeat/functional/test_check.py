@@ -1,0 +1,165 @@
+"""`heartbeat check`: what it finds in order, and what it does not."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from {{cookiecutter.project_slug}} import (
+    heartbeat,
+)
+from {{cookiecutter.project_slug}}.heartbeat.cli import (
+    main,
+)
+
+ENGINE = Path(str(heartbeat.__file__)).parent
+TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - no secret
+INI = """
+[app:main]
+use = egg:{{cookiecutter.project_slug}}
+sqlalchemy.url = {url}
+{settings}
+
+[server:main]
+use = egg:waitress
+threads = {threads}
+
+[alembic]
+script_location = {{cookiecutter.project_slug}}:migrations
+path_separator = os
+"""
+
+Check = Callable[..., Result]
+
+
+@pytest.fixture
+def check(tmp_path: Path, database_url: str) -> Check:
+    """Call `heartbeat check` with settings, by default on the tests' migrated database."""
+
+    def call(*, url: str = database_url, threads: int = 8, **settings: str) -> Result:
+        given = {"token": TOKEN, **settings}
+        ini = tmp_path / "app.ini"
+        lines = [f"heartbeat.{name} = {value}" for name, value in given.items()]
+        text = INI.format(url=url.replace("%", "%%"), threads=threads, settings="\n".join(lines))
+        ini.write_text(text)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DATABASE_URL", url)
+            result = CliRunner().invoke(main, ["check", "-c", str(ini)])
+        assert TOKEN not in result.output
+        return result
+
+    return call
+
+
+def test_all_is_in_order(check: Check) -> None:
+    result = check()
+
+    lines = result.output.splitlines()
+    assert result.exit_code == 0, result.output
+    assert all(line.startswith("ok ") for line in lines)
+    for words in ("settings", "unchanged", "scheduler tokens: 1", "web threads: 8, "):
+        assert any(words.rstrip(", ") in line for line in lines), words
+    for words in ("at the heartbeat's revision", "your own migrations are applied", "flows: "):
+        assert any(words in line for line in lines), words
+
+
+def test_faults_of_settings_are_told_all_and_nothing_is_started(check: Check) -> None:
+    result = check(workers="none", waits="5s")
+
+    assert result.exit_code == 1
+    assert "heartbeat.workers is 'none'" in result.output
+    assert "did you mean heartbeat.wait?" in result.output
+
+
+def test_a_token_file_that_others_can_read_is_wrong(check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "beat.token"
+    file.write_text("a-token-that-others-can-read\n")
+    file.chmod(0o640)
+
+    result = check(token_file=str(file))
+
+    assert result.exit_code == 1
+    assert f"wrong  others can read {file}: run `chmod 600 {file}`" in result.output
+    file.chmod(0o600)
+    assert check(token_file=str(file)).exit_code == 0
+
+
+def test_no_token_at_all_is_wrong(check: Check) -> None:
+    result = check(token="")
+
+    assert result.exit_code == 1
+    assert "wrong  no token is set up: the heartbeat answers 503" in result.output
+
+
+def test_a_database_without_our_tables_is_wrong_and_stays_so(check: Check, tmp_path: Path) -> None:
+    file = tmp_path / "empty.sqlite"
+
+    result = check(url=f"sqlite:///{file}")
+
+    assert result.exit_code == 1
+    assert "wrong  " in result.output
+    assert "run `heartbeat migrate`" in result.output
+    with sqlite3.connect(file) as connection:
+        assert connection.execute("SELECT * FROM sqlite_master").fetchall() == []
+    connection.close()
+
+
+def test_a_database_that_is_away_is_wrong_without_its_password(
+    check: Check, tmp_path: Path
+) -> None:
+    result = check(url=f"sqlite:///{tmp_path}/missing/app.sqlite")
+
+    assert result.exit_code == 1
+    assert "cannot be reached" in result.output
+
+
+def test_a_single_web_thread_is_wrong(check: Check) -> None:
+    result = check(threads=1)
+
+    assert result.exit_code == 1
+    assert "wrong  web threads: 1 (each waiting beat holds one), workers: 4" in result.output
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Copy the engine, so that its files can be changed."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    return Path(shutil.copytree(ENGINE, tmp_path / "copied" / "heartbeat", ignore=ignored))
+
+
+def changed_in(copy: Path) -> list[str]:
+    """Ask a copy of the engine for its changed files, in a process of its own."""
+    code = "from heartbeat.cli.check import changed_files; print(*changed_files(), sep='\\n')"
+    done = subprocess.run(  # noqa: S603 - our own code
+        [sys.executable, "-B", "-W", "ignore", "-c", code],
+        cwd=copy.parent,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    return done.stdout.split()
+
+
+def test_the_engine_as_it_came_is_unchanged(copy: Path) -> None:
+    assert changed_in(copy) == []
+
+
+def test_changed_missing_and_added_files_are_named(copy: Path) -> None:
+    (copy / "clock.py").write_text((copy / "clock.py").read_text() + "\n")
+    (copy / "migrations" / "script.py.mako").unlink()
+    (copy / "views" / "mine.py").write_text("")
+    (copy / "__pycache__").mkdir(exist_ok=True)
+    (copy / "__pycache__" / "x.cpython-311.pyc").write_text("")
+
+    assert changed_in(copy) == ["clock.py", "migrations/script.py.mako", "views/mine.py"]
+
+
+def test_an_engine_without_its_manifest_says_so(copy: Path) -> None:
+    (copy / "MANIFEST").unlink()
+
+    assert changed_in(copy) == ["MANIFEST"]

@@ -1,0 +1,99 @@
+"""Where the database is, and what its connections have set."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url, text
+
+from {{cookiecutter.project_slug}}.heartbeat.db import (
+    create_database,
+    database_url,
+    make_engine,
+    require_reachable,
+)
+from {{cookiecutter.project_slug}}.heartbeat.errors import (
+    DatabaseNotReadyError,
+    SettingsError,
+)
+
+
+@pytest.mark.parametrize(
+    ("given", "driver"),
+    [
+        ("postgres://joe@db/app", "postgresql+psycopg"),
+        ("postgresql://joe@db/app", "postgresql+psycopg"),
+        ("postgresql+asyncpg://joe@db/app", "postgresql+asyncpg"),
+        ("mysql://joe@db/app", "mysql+pymysql"),
+        ("mariadb://joe@db/app", "mariadb+pymysql"),
+        ("sqlite:///app.sqlite", "sqlite"),
+    ],
+)
+def test_a_bare_url_gets_the_driver_that_is_installed(
+    monkeypatch: pytest.MonkeyPatch, given: str, driver: str
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+
+    assert database_url({"sqlalchemy.url": given}).drivername == driver
+
+
+def test_the_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///environment.sqlite")
+
+    assert database_url({"sqlalchemy.url": "sqlite:///file.sqlite"}).database == (
+        "environment.sqlite"
+    )
+
+
+@pytest.mark.parametrize("settings", [{}, {"sqlalchemy.url": ""}, {"sqlalchemy.url": "hunter2"}])
+def test_a_url_that_is_none_is_told_with_an_example_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+
+    with pytest.raises(SettingsError, match=r"sqlite:///var/app\.sqlite") as caught:
+        database_url(settings)
+
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_driver_that_is_not_installed_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"postgresql\+nodriver"):
+        make_engine(make_url("postgresql+nodriver://joe@db/app"))
+
+
+def test_connections_read_what_is_committed_and_check_foreign_keys(database_url: str) -> None:
+    engine = make_engine(make_url(database_url))
+
+    with engine.connect() as connection:
+        if engine.dialect.name == "sqlite":
+            values = [
+                connection.execute(text(f"PRAGMA {name}")).scalar_one()
+                for name in ("foreign_keys", "journal_mode")
+            ]
+            expected = [1, "wal"]
+        else:
+            values, expected = [connection.get_isolation_level()], ["READ COMMITTED"]
+    engine.dispose()
+
+    assert values == expected
+
+
+def test_the_folder_of_a_database_file_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "var" / "app.sqlite"
+    engine = make_engine(make_url(f"sqlite:///{file}"))
+
+    assert create_database(engine) is False
+
+    engine.connect().close()
+    engine.dispose()
+    assert file.parent.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_database_that_cannot_be_reached_is_told_with_cause_and_mend(tmp_path: Path) -> None:
+    engine = make_engine(make_url(f"sqlite:///{tmp_path / 'missing' / 'app.sqlite'}"))
+
+    with pytest.raises(DatabaseNotReadyError, match=r"cannot be reached.*mend"):
+        require_reachable(engine)
+
+    engine.dispose()
+    assert list(tmp_path.iterdir()) == []

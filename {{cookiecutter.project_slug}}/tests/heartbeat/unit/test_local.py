@@ -1,0 +1,111 @@
+"""The local executor: never more runs at once than workers, and none that is lost."""
+
+import threading
+import time
+
+import pytest
+
+from {{cookiecutter.project_slug}}.heartbeat.executors.local import (
+    LocalExecutor,
+)
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlowRun,
+)
+
+SECONDS = 10
+
+
+def free(executor: LocalExecutor) -> int:
+    with executor.free_workers() as workers:
+        return workers.free
+
+
+def start_one(executor: LocalExecutor, gate: threading.Event) -> None:
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(lambda _run: (gate.wait(SECONDS), None)[1], DataFlowRun(id=1))
+
+
+def test_a_worker_is_taken_while_its_run_lasts() -> None:
+    executor, gate = LocalExecutor(2), threading.Event()
+    start_one(executor, gate)
+    during, freed = free(executor), executor.freed
+
+    gate.set()
+    executor.wait_until_freed(freed, SECONDS)
+
+    assert (during, free(executor)) == (1, 2)
+
+
+def test_a_run_that_raises_gives_its_worker_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _arguments: raised.set())
+    executor = LocalExecutor(1)
+
+    def fail(_run: DataFlowRun) -> None:
+        raise ValueError
+
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(fail, DataFlowRun(id=1))
+    executor.wait_until_freed(0, SECONDS)
+
+    assert free(executor) == 1
+    assert raised.wait(SECONDS)
+
+
+def test_a_claim_that_fails_takes_no_worker() -> None:
+    executor = LocalExecutor(2)
+
+    def claim() -> None:
+        with executor.free_workers():
+            raise ValueError("no database")
+
+    with pytest.raises(ValueError, match="no database"):
+        claim()
+
+    assert free(executor) == 2
+
+
+def test_one_claim_at_a_time_sees_the_free_workers() -> None:
+    executor, seen = LocalExecutor(1), []
+
+    with executor.free_workers() as workers:
+        second = threading.Thread(target=lambda: seen.append(free(executor)))
+        second.start()
+        workers.taken = 1
+        assert seen == []
+    second.join(SECONDS)
+
+    assert seen == [0]
+
+
+def test_waiting_ends_when_its_time_is_up() -> None:
+    executor = LocalExecutor(1)
+    began = time.monotonic()
+
+    executor.wait_until_freed(executor.freed, 0.01)
+
+    assert time.monotonic() - began < SECONDS
+
+
+def test_what_was_freed_before_the_wait_began_is_not_missed() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    before = executor.freed
+    start_one(executor, gate)
+    gate.set()
+    executor.wait_until_freed(before, SECONDS)
+
+    executor.wait_until_freed(before, threading.TIMEOUT_MAX)
+
+    assert executor.freed == before + 1
+
+
+def test_runs_do_not_keep_a_process_from_ending() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    start_one(executor, gate)
+
+    [thread] = [thread for thread in threading.enumerate() if thread.name == "heartbeat-run-1"]
+    gate.set()
+
+    assert thread.daemon
