@@ -1,0 +1,424 @@
+"""What every rendering promises, whatever the answers: nothing is installed here."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from conftest import PROJECT, TEMPLATE, make_config, render_into
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DATABASES = ("sqlite", "postgresql", "mysql")
+SLUGS = ("x", "data_flows", "long_name_" * 4 + "long_names")
+
+ENGINE = PROJECT / "src" / PROJECT.name / "heartbeat"
+CORE_LINES = 2_000
+ALL_LINES = 4_000
+MODULE_LINES = 300
+DIRECT_DEPENDENCIES = 15
+
+# What the design counts as the core of the engine: these modules, and all in these packages.
+CORE = (
+    *("settings.py", "registry.py", "models/", "schedules/", "runs/", "executors/local.py"),
+    *("security/token.py", "security/addresses.py", "views/beat.py", "cli/"),
+)
+
+# Everything rendered that is the user's. The engine and its tests are compared with the template.
+FILES = """
+    .gitignore Makefile README.md constraints.txt development.ini production.ini pyproject.toml
+    testing.ini scripts/bootstrap.py
+    src/SLUG/__init__.py src/SLUG/views.py src/SLUG/templates/home.jinja2
+    src/SLUG/flows/__init__.py src/SLUG/flows/import_csv.py
+    src/SLUG/models/__init__.py src/SLUG/models/csv_import.py src/SLUG/models/meta.py
+    src/SLUG/migrations/env.py src/SLUG/migrations/script.py.mako
+    src/SLUG/migrations/versions/0001_csv_import.py
+    tests/__init__.py tests/conftest.py tests/factories.py tests/test_home.py
+    tests/test_import_csv.py
+"""
+
+# Words that tell of an answer.
+TRACES = {
+    "sqlite": ("sqlite",),
+    "postgresql": ("psycopg", "postgres"),
+    "mysql": ("pymysql", "mysql", "mariadb", "cryptography", "cffi"),
+    "celery": ("celery", "kombu", "redis", "amqp"),
+}
+
+# Tests run on SQLite whatever the project's database; and one that grows is told where to go.
+ALWAYS_THERE = re.compile(
+    r"^sqlalchemy\.url = sqlite:///:memory:$|tests make do with a temporary SQLite file"
+    r"|for long writes use PostgreSQL"
+    # The settings of what comes later are known, and so documented, already.
+    r"|heartbeat\.celery_broker_url"
+)
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """A rendered project and the answers that made it."""
+
+    folder: Path
+    slug: str
+    database: str
+
+    @property
+    def engine(self) -> Path:
+        """The folder of the engine."""
+        return self.folder / "src" / self.slug / "heartbeat"
+
+    def text(self, name: str) -> str:
+        """Give what a file holds."""
+        return (self.folder / name).read_text(encoding="utf-8")
+
+    def project_table(self) -> dict[str, Any]:
+        """Give what pyproject.toml says of the project."""
+        table: dict[str, Any] = tomllib.loads(self.text("pyproject.toml"))["project"]
+        return table
+
+
+@pytest.fixture(
+    scope="session",
+    params=[(database, slug) for slug in SLUGS for database in DATABASES],
+    ids=lambda answers: f"{answers[0]}-{len(answers[1])}",
+)
+def rendering(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Rendering:
+    """Each database with each slug."""
+    database, slug = request.param
+    return make_rendering(tmp_path_factory.mktemp("rendering"), slug, database)
+
+
+@pytest.fixture(scope="session", params=DATABASES)
+def of_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Rendering:
+    """Each database, where the slug has no say."""
+    return make_rendering(tmp_path_factory.mktemp("rendering"), "data_flows", request.param)
+
+
+def make_rendering(folder: Path, slug: str, database: str) -> Rendering:
+    """Render the template."""
+    project = render_into(folder, make_config(folder), project_slug=slug, database=database)
+    return Rendering(project, slug, database)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Give every file below a folder."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def modules() -> dict[str, str]:
+    """Give the engine's Python modules."""
+    return {
+        path.relative_to(ENGINE).as_posix(): path.read_text(encoding="utf-8")
+        for path in sorted(ENGINE.rglob("*.py"))
+    }
+
+
+def count_code(source: str) -> int:
+    """Count the lines that are neither blank, nor comment, nor docstring."""
+    lines: set[int] = set()
+    nothing = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    }
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in nothing:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, documented) and ast.get_docstring(node) is not None:
+            lines.difference_update(range(node.body[0].lineno, (node.body[0].end_lineno or 0) + 1))
+    return len(lines)
+
+
+def readme_code(text: str) -> list[list[str]]:
+    """Give the indented blocks of a README, each as its lines."""
+    blocks = re.findall(r"(?:^(?: {4}.*)\n(?:\n(?= {4}))?)+", text, re.MULTILINE)
+    return [[line[4:] for line in block.splitlines() if line.strip()] for block in blocks]
+
+
+def readme_commands(text: str) -> list[str]:
+    """Give the commands of a README: in blocks and in the running text."""
+    spans = re.findall(r"`([^`\n]+)`", re.sub(r"^ {4}.*$", "", text, flags=re.MULTILINE))
+    lines = [*(line for block in readme_code(text) for line in block), *spans]
+    parts = (part for line in lines for part in line.partition(" #")[0].split(" && "))
+    first = re.compile(r"(make [a-z]|\.venv/bin/|heartbeat [a-z]|alembic |rm |cd |HEARTBEAT_\w+=)")
+    return [part.strip() for part in parts if first.match(part.strip())]
+
+
+def make_targets(makefile: str) -> set[str]:
+    """Give the targets that `make help` lists."""
+    return set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+
+
+def heartbeat_commands() -> set[str]:
+    """Give the names of the commands of `heartbeat`."""
+    found = set()
+    for name, source in modules().items():
+        if name.startswith("cli/"):
+            for node in ast.walk(ast.parse(source)):
+                if isinstance(node, ast.FunctionDef) and any(
+                    ast.unparse(decorator).startswith("click.command(")
+                    for decorator in node.decorator_list
+                ):
+                    found.add(node.name)
+    return found
+
+
+def test_the_files_are_exactly_these(rendering: Rendering) -> None:
+    engine, tests = f"src/{rendering.slug}/heartbeat/", "tests/heartbeat/"
+    expected = set(FILES.replace("SLUG", rendering.slug).split())
+    for folder, original in ((engine, ENGINE), (tests, PROJECT / "tests" / "heartbeat")):
+        expected |= {folder + name for name in files_of(original)}
+
+    found = set(files_of(rendering.folder))
+
+    assert sorted(found) == sorted(expected)
+    assert [name for name in found if "__pycache__" in name or name.endswith(".pyc")] == []
+
+
+def template_words(files: dict[str, bytes]) -> list[str]:
+    """Find what only the template may hold; pages have braces of their own, and f-strings two."""
+    found = []
+    for name, content in files.items():
+        if not name.endswith((".jinja2", ".mako")):
+            braces = r"\{%|\{#" if name.endswith(".py") else r"\{%|\{#|(?<!\$)\{\{"
+            words = re.compile(rf"{braces}|cookiecutter", re.IGNORECASE)
+            found += [f"{name}: {match[0]}" for match in words.finditer(content.decode())]
+    return found
+
+
+def test_nothing_of_the_template_is_left(rendering: Rendering) -> None:
+    assert template_words(files_of(rendering.folder)) == []
+
+
+def test_every_python_file_parses(rendering: Rendering) -> None:
+    sources = {k: v for k, v in files_of(rendering.folder).items() if k.endswith(".py")}
+
+    for name, content in sources.items():
+        ast.parse(content, name, feature_version=(3, 11))
+
+    assert len(sources) >= len(modules())
+
+
+@pytest.mark.parametrize("command", ["format --check", "check"])
+def test_the_linter_has_nothing_to_say(rendering: Rendering, command: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", *command.split(), "--no-cache", "."],
+        cwd=rendering.folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_toml_and_ini_files_can_be_read(rendering: Rendering) -> None:
+    names = {name for name in files_of(rendering.folder) if name.endswith((".toml", ".ini"))}
+    for name in names - {"pyproject.toml"}:
+        parser = configparser.ConfigParser({"here": str(rendering.folder)})
+        parser.read_string(rendering.text(name))
+        for section in {"app:main", "server:main", "alembic"} & set(parser):
+            assert dict(parser[section]), "each % is a reference that resolves"
+        assert parser["app:main"]["use"] == f"egg:{rendering.slug}"
+        assert parser["alembic"]["script_location"] == f"{rendering.slug}:migrations"
+    table = rendering.project_table()
+
+    assert names == {"pyproject.toml", "development.ini", "production.ini", "testing.ini"}
+    assert table["name"] == rendering.slug
+    assert tomllib.loads(rendering.text("pyproject.toml"))["tool"]["cruft"] == {
+        "skip": [".venv", "var"]
+    }
+
+
+def test_the_engine_is_the_templates_byte_for_byte(rendering: Rendering) -> None:
+    assert files_of(rendering.engine) == files_of(ENGINE)
+
+
+def test_the_engine_imports_itself_by_relative_names_alone() -> None:
+    outside = []
+    for name, source in modules().items():
+        depth = name.count("/") + 1
+        for node in ast.walk(ast.parse(source)):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names = [node.module or ""]
+            elif isinstance(node, ast.ImportFrom) and node.level > depth:
+                outside.append(f"{name} leaves the package")
+            own = {"heartbeat", "data_flows", "tests", PROJECT.name}
+            outside += [f"{name} names {n}" for n in names if n.partition(".")[0] in own]
+
+    assert outside == []
+
+
+def test_the_engine_holds_no_jinja() -> None:
+    assert template_words(files_of(ENGINE)) == []
+
+
+def test_no_module_of_the_engine_is_longer_than_a_sitting() -> None:
+    lengths = {name: len(source.splitlines()) for name, source in modules().items()}
+
+    assert {name: lines for name, lines in lengths.items() if lines > MODULE_LINES} == {}
+
+
+def test_the_engine_keeps_its_budget() -> None:
+    lines = {name: count_code(source) for name, source in modules().items()}
+    core = {name: count for name, count in lines.items() if name.startswith(CORE)}
+    figures = f"core {sum(core.values())}, all {sum(lines.values())}: {json.dumps(lines, indent=1)}"
+
+    assert sum(core.values()) <= CORE_LINES, figures
+    assert sum(lines.values()) <= ALL_LINES, figures
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ('"""Two\nlines."""\n\n# comment\nx = 1  # more\n', 1),
+        ('def f():\n    """Doc."""\n    return """a\n\nb"""\n', 4),
+        ("x = (\n    1,\n\n    # why\n    2,\n)\n", 4),
+    ],
+)
+def test_lines_of_code_are_counted(source: str, lines: int) -> None:
+    assert count_code(source) == lines
+
+
+def test_direct_dependencies_are_few_and_pinned_within_their_bounds(of_database: Rendering) -> None:
+    table = of_database.project_table()
+    direct = [Requirement(text) for text in table["dependencies"]]
+    extras = table["optional-dependencies"].values()
+    wanted = direct + [Requirement(text) for texts in extras for text in texts]
+    pins: dict[str, list[str]] = {}
+    for line in of_database.text("constraints.txt").splitlines():
+        if line.strip() and not line.startswith("#"):
+            pin = Requirement(line)
+            (exact,) = pin.specifier
+            assert exact.operator == "=="
+            pins.setdefault(canonicalize_name(pin.name), []).append(exact.version)
+
+    assert len(direct) <= DIRECT_DEPENDENCIES
+    for requirement in wanted:
+        versions = pins.get(canonicalize_name(requirement.name), [])
+        assert versions, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier, f"{requirement.name} has no bound"
+        assert [v for v in versions if v not in requirement.specifier] == [], str(requirement)
+
+
+def test_what_was_not_chosen_leaves_no_trace(of_database: Rendering) -> None:
+    others = {*TRACES} - {of_database.database}
+    words = re.compile("|".join(word for name in others for word in TRACES[name]), re.IGNORECASE)
+    found = []
+    for name, content in files_of(of_database.folder).items():
+        if not name.endswith(".py"):  # Python is the same whatever the answers
+            text = "\n".join(
+                line for line in content.decode().splitlines() if not ALWAYS_THERE.search(line)
+            )
+            found += [f"{name}: {match[0]}" for match in words.finditer(text)]
+
+    assert found == []
+
+
+def test_the_changelog_tells_of_this_version() -> None:
+    version = (ENGINE / "VERSION").read_text().strip()
+    parts = re.findall(r"^## \[?([^\]\s]+)", (TEMPLATE / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+    assert re.fullmatch(r"\d+\.\d+\.\d+", version)
+    assert parts[0] in {version, "Unreleased"}
+
+
+@pytest.mark.parametrize(
+    ("readme", "commands"),
+    [(TEMPLATE, ["make demo", "make test"]), (None, ["make serve", "make test"])],
+    ids=["template", "project"],
+)
+def test_the_readme_begins_with_its_two_commands(
+    of_database: Rendering, readme: Path | None, commands: list[str]
+) -> None:
+    text = ((readme or of_database.folder) / "README.md").read_text()
+    first = readme_code(text)[0]
+
+    assert [line.partition("#")[0].strip() for line in first] == commands
+    assert all("#" in line for line in first)
+    assert not re.search(r"`[^`]+`|\n## ", text.partition(f"    {commands[0]}")[0])
+
+
+def test_what_the_readme_names_exists(of_database: Rendering) -> None:
+    text = of_database.text("README.md")
+    table = of_database.project_table()
+    scripts = {*table["scripts"], "pserve", "alembic", "pip", "python"}
+    place = of_database.folder
+    commands = readme_commands(text)
+    for command in commands:
+        words = command.split()
+        if words[0] == "cd":
+            place /= words[1]
+            assert place.is_dir(), command
+        elif words[0] == "rm":
+            assert [name for name in words[1:] if not (place / name).is_file()] == [], command
+        elif words[0] == "make":
+            assert words[1] in make_targets(of_database.text("Makefile")), command
+        else:
+            check_program(words, scripts)
+            named = [word for word in words if word.endswith((".ini", ".txt"))]
+            assert [name for name in named if not (of_database.folder / name).is_file()] == []
+
+    assert place.resolve() == of_database.folder.resolve(), "each cd is undone"
+    assert {"make serve", "make test", "make migrate", "make setup"} <= set(commands)
+
+
+def check_program(words: list[str], scripts: set[str]) -> None:
+    """See that a program is one of the project's, and what `heartbeat` is told is a command."""
+    program = words[0].removeprefix(".venv/bin/")
+    assert program in scripts, words
+    if program == "heartbeat":
+        assert words[1] in heartbeat_commands(), words
+
+
+def test_what_the_templates_readme_names_exists() -> None:
+    text = (TEMPLATE / "README.md").read_text()
+    commands = readme_commands(text)
+    ours = make_targets((TEMPLATE / "Makefile").read_text())
+    in_project = make_targets((PROJECT / "Makefile").read_text())
+    for command in commands:
+        words = command.split()
+        if words[0] == "make":
+            assert words[1] in ours | in_project, command
+        elif words[0] == "heartbeat":
+            assert words[1] in heartbeat_commands(), command
+    linked = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+
+    assert {"make demo", "make test", "make sure", "heartbeat migrate"} <= set(commands)
+    assert linked
+    assert [name for name in linked if not (TEMPLATE / name).exists()] == []
+
+
+def test_the_readmes_example_of_a_flow_is_python(of_database: Rendering) -> None:
+    for text in (of_database.text("README.md"), (TEMPLATE / "README.md").read_text()):
+        (flow,) = [block for block in readme_code(text) if "@flow(" in "\n".join(block)]
+        ast.parse("\n".join(flow))
