@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
-from ..schedules.every import EARLY_MOST, EARLY_SHARE
+from ..schedules.every import EARLY_MOST, EARLY_SHARE, SKEW_MOST
 from .data_flow_run import DataFlowRun, RunStatus
 from .meta import EngineBase, Id, Json, Name, UTCDateTime, Word, seconds_before
 
@@ -66,6 +66,8 @@ class DataFlow(EngineBase):
         ),
         # Claims read the due flows, most overdue first, from this index alone.
         sa.Index(None, "enabled", "next_run_at"),
+        # Whether the clock was set back is asked by each beat.
+        sa.Index(None, "last_slot_at"),
     )
 
     @classmethod
@@ -80,19 +82,35 @@ class DataFlow(EngineBase):
     @classmethod
     def is_due(cls, now: datetime) -> list[ColumnElement[bool]]:
         """Return the conditions of `due_to_run`, for statements that read single columns."""
-        early = sa.case(
-            (cls.run_interval >= EARLY_MOST / EARLY_SHARE, EARLY_MOST),
-            else_=cls.run_interval * EARLY_SHARE,
-        )
         return [
             cls.enabled == sa.true(),
             # This line is what an index can answer; the next one is exact.
             cls.next_run_at <= now + timedelta(seconds=EARLY_MOST),
-            seconds_before(cls.next_run_at, sa.func.coalesce(early, 0)) <= now,
+            seconds_before(cls.next_run_at, sa.func.coalesce(cls._early(), 0)) <= now,
             ~sa.select(DataFlowRun.id)
             .where(DataFlowRun.data_flow_id == cls.id, DataFlowRun.active == 1)
             .exists(),
         ]
+
+    @classmethod
+    def is_ahead(cls, now: datetime) -> list[ColumnElement[bool]]:
+        """Return the conditions of flows whose next slot is more than an interval away.
+
+        Their last slot lies ahead, too: the clock was set back. It does not where somebody has
+        put off the next one.
+        """
+        limit = now + timedelta(seconds=SKEW_MOST)
+        return [
+            cls.last_slot_at > limit,  # what an index can answer; the next one is exact
+            seconds_before(cls.next_run_at, cls.run_interval + cls._early()) > limit,
+        ]
+
+    @classmethod
+    def _early(cls) -> sa.Case[float]:
+        return sa.case(
+            (cls.run_interval >= EARLY_MOST / EARLY_SHARE, EARLY_MOST),
+            else_=cls.run_interval * EARLY_SHARE,
+        )
 
     @property
     def last_run(self) -> DataFlowRun | None:

@@ -80,7 +80,7 @@ def is_engine_table(name: str | None) -> bool:
 
 
 class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
-    """SQL: the moment that lies a number of seconds (a column) before a time (a column)."""
+    """SQL: the moment that lies a number of seconds before a time, both of them expressions."""
 
     type = UTCDateTime()
     inherit_cache = True
@@ -90,17 +90,17 @@ class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQ
 @compiles(seconds_before, "postgresql")
 def _on_postgresql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} - {seconds} * interval '1 second')"
+    return f"({moment} - ({seconds}) * interval '1 second')"
 
 
 @compiles(seconds_before, "mysql", "mariadb")
 def _on_mysql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} - INTERVAL ({seconds} * 1000000) MICROSECOND)"
+    return f"({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
 
 
 @compiles(seconds_before, "sqlite")
 def _on_sqlite(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     # The text that SQLAlchemy stores, so that both sides compare as text; whole milliseconds.
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-{seconds}) || ' seconds') || '000')"
+    return f"(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-({seconds})) || ' seconds') || '000')"

@@ -15,6 +15,9 @@ from ..errors import DeclarationError
 EARLY_SHARE = 0.1
 EARLY_MOST = 30.0
 
+# A last slot further ahead than that, besides, is no matter of two machines' clocks.
+SKEW_MOST = 10.0
+
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LONGEST = 2**31 - 1
 
@@ -55,6 +58,12 @@ def rescheduled(last_slot: datetime | None, interval: int, now: datetime) -> dat
     if last_slot is None:
         return now
     return max(last_slot + timedelta(seconds=interval), now)
+
+
+def anchored_anew(last_slot: datetime, interval: int, now: datetime) -> datetime:
+    """Return where a grid begins again after the clock was set back: now, but on no old slot."""
+    on_old_grid = (last_slot - now) % timedelta(seconds=interval) == timedelta(0)
+    return now + timedelta(microseconds=on_old_grid)
 
 
 def parse_every(value: object) -> int:
