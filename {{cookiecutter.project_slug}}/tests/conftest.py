@@ -123,7 +123,7 @@ def run_flow(app: TestApp) -> Callable[[str], DataFlowRun]:
         heartbeat: Heartbeat = wsgi_app.registry["heartbeat"]
         register(heartbeat)
         with heartbeat.session() as session:
-            claimed = claim_by_hand(session, heartbeat, heartbeat.clock.now(), name)
+            claimed = claim_by_hand(session, heartbeat, name)
         execute(heartbeat, claimed)
         with heartbeat.session() as session:
             row = session.get_one(DataFlowRun, claimed.id)

@@ -6,13 +6,15 @@
 import os
 import socket
 import threading
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
+import transaction
+import zope.sqlalchemy
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
 
@@ -21,6 +23,20 @@ from .executors.local import LocalExecutor
 from .registry import FlowDefinition
 from .security.token import Tokens
 from .settings import Settings
+
+_Result = TypeVar("_Result")
+# How often a step of bookkeeping is tried that the database breaks off to end a deadlock.
+TRIES = 5
+
+
+@dataclass(eq=False)
+class Leases:
+    """The runs at work in this process, by id with their claim, and the thread that keeps them."""
+
+    claims: dict[int, str] = field(default_factory=dict)
+    changing: threading.Lock = field(default_factory=threading.Lock)
+    pause: threading.Event = field(default_factory=threading.Event)
+    keeper: threading.Thread | None = None
 
 
 @dataclass(eq=False)
@@ -35,10 +51,11 @@ class Heartbeat:
     executor: LocalExecutor
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
+    leases: Leases = field(default_factory=Leases)
 
     @property
     def worker(self) -> str:
-        """A name for this process: host, process id, and a part no later process can repeat.
+        """A name for this process: host, process id, and when it began to work.
 
         Made on first use, so after any fork of the server.
         """
@@ -50,6 +67,23 @@ class Heartbeat:
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
+    def transact(self, work: Callable[[Session], _Result]) -> _Result:
+        """Do a step of the engine's own bookkeeping in one transaction; return its result.
+
+        Where the database breaks it off, to end a deadlock or because it cannot be serialized, it
+        is done again from its start. Never for a flow's own work.
+        """
+        manager = transaction.TransactionManager(explicit=True)
+
+        def step() -> _Result:
+            session = Session(self.engine, expire_on_commit=False)
+            # It knows which errors of which driver are worth another try.
+            zope.sqlalchemy.register(session, initial_state="changed", transaction_manager=manager)
+            return work(session)
+
+        result: _Result = manager.run(step, tries=TRIES)
+        return result
+
     def secrets(self) -> list[str]:
         """Return the engine's own secrets, for taking them out of what is stored."""
         password: Any = self.engine.url.password
@@ -59,4 +93,4 @@ class Heartbeat:
 
 @cache
 def _worker_name(process: int) -> str:
-    return f"{socket.gethostname()[:100]}:{process}:{uuid.uuid4().hex[:12]}"
+    return f"{socket.gethostname()[:100]}:{process}:{datetime.now(UTC).isoformat()}"

@@ -27,12 +27,14 @@ class FlowOptions(TypedDict, total=False):
     start: "now" makes a new flow due at once, "next" after one interval.
     configuration: what a new row starts with, a JSON object; the flow reads `run.configuration`.
     description: one line for people; the docstring's first line by default.
+    on_lost: what becomes of a slot whose run was lost with its process: "fail", or "retry".
     """
 
     name: str
     start: Literal["now", "next"]
     configuration: Mapping[str, Any]
     description: str
+    on_lost: Literal["fail", "retry"]
 
 
 class FlowDefinition(BaseModel):
@@ -47,6 +49,7 @@ class FlowDefinition(BaseModel):
     start: Literal["now", "next"] = Field("now", examples=["next"])
     configuration: dict[str, Any] = Field(default_factory=dict, examples=[{"region": "eu"}])
     description: str = Field("", examples=["Copy new orders"])
+    on_lost: Literal["fail", "retry"] = Field("fail", examples=["retry"])
 
     @field_validator("configuration")
     @classmethod

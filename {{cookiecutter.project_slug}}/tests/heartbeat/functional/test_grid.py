@@ -68,7 +68,7 @@ def next_slot(app: TestApp) -> datetime:
 def run_by_hand(app: TestApp, name: str) -> None:
     heartbeat = heartbeat_of(app)
     with heartbeat.session() as session:
-        claimed = claim_by_hand(session, heartbeat, heartbeat.clock.now(), name)
+        claimed = claim_by_hand(session, heartbeat, name)
     execute(heartbeat, claimed)
 
 

@@ -67,7 +67,9 @@ Handler = tuple[Notes, dict[str, str]]
 def add_flows(dbsession: Session, **next_run_at: datetime | None) -> None:
     """Store flows that share the handler "note", by name and the time of their next slot."""
     for name, moment in next_run_at.items():
-        columns = {} if moment is None else {"next_run_at": moment, "last_slot_at": moment}
+        columns = (
+            {} if moment is None else {"next_run_at": moment, "last_slot_at": moment - minutes(5)}
+        )
         dbsession.add(data_flow(name=name, handler="note", **columns))
     dbsession.commit()
 

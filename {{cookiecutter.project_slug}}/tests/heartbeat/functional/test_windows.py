@@ -57,10 +57,10 @@ def flow() -> Flow:
     return Flow()
 
 
-def run_by_hand(app: TestApp, clock: FakeClock) -> None:
+def run_by_hand(app: TestApp) -> None:
     heartbeat = heartbeat_of(app)
     with heartbeat.session() as session:
-        claimed = claim_by_hand(session, heartbeat, clock.now(), "keep")
+        claimed = claim_by_hand(session, heartbeat, "keep")
     execute(heartbeat, claimed)
 
 
@@ -162,7 +162,7 @@ def test_a_manual_run_works_up_to_now_and_advances_the_window(
 
     post(app)
     clock.advance(60 * 2)
-    run_by_hand(app, clock)
+    run_by_hand(app)
     clock.advance(60 * 3)
     post(app)
 
@@ -176,7 +176,7 @@ def test_a_manual_run_of_a_flow_that_never_ran_gets_one_interval(
     post(app)
 
     clock.advance(60)
-    run_by_hand(app, clock)
+    run_by_hand(app)
 
     assert flow.minutes() == [(-4, 1)]
 
@@ -189,7 +189,7 @@ def test_a_failed_manual_run_advances_nothing(
     post(app)
     clock.advance(60 * 2)
     flow.fails = True
-    run_by_hand(app, clock)
+    run_by_hand(app)
     flow.fails = False
     clock.advance(60 * 3)
     post(app)
@@ -204,7 +204,7 @@ def test_a_slot_before_the_end_of_the_last_window_gets_an_empty_one(
 
     post(app)
     clock.advance(60 * 6)
-    run_by_hand(app, clock)
+    run_by_hand(app)
     post(app)  # the slot of minute 5, after a manual run up to minute 6
     clock.advance(60 * 4)
     post(app)
@@ -219,7 +219,7 @@ def test_after_a_leap_of_the_clock_back_no_window_ends_before_it_starts(
 
     post(app)
     clock.leap(-3_600)
-    run_by_hand(app, clock)
+    run_by_hand(app)
     clock.leap(3_600)
     clock.advance(300)
     post(app)
@@ -256,7 +256,7 @@ def test_windows_of_successful_runs_meet_whatever_failed_between(
         clock.advance(chance.choice([60, 275, 300, 301.5, 1_000]))
         flow.fails = chance.random() < 0.4
         if chance.random() < 0.2:
-            run_by_hand(app, clock)
+            run_by_hand(app)
         else:
             post(app)
 

@@ -40,7 +40,7 @@ def heartbeat(make_app: MakeApp) -> Heartbeat:
 def claimed(heartbeat: Heartbeat, most: int = 10) -> list[str]:
     """Claim at noon; return the names of the flows whose runs were taken."""
     with heartbeat.session() as session:
-        runs = claim(session, heartbeat, NOON, most)
+        runs = claim(session, heartbeat, most)
         return [run.data_flow.name for run in runs]
 
 
@@ -137,7 +137,7 @@ def test_a_claim_by_hand_is_refused_where_it_cannot_be(
         ("missing", UnknownFlowError),
     ]:
         with heartbeat.session() as session, pytest.raises(error, match=name):
-            claim_by_hand(session, heartbeat, NOON, name)
+            claim_by_hand(session, heartbeat, name)
 
 
 def test_a_run_that_was_taken_over_meanwhile_changes_nothing(
@@ -146,7 +146,7 @@ def test_a_run_that_was_taken_over_meanwhile_changes_nothing(
     dbsession.add(data_flow(name="due", handler="note"))
     dbsession.commit()
     with heartbeat.session() as session:
-        [run] = claim(session, heartbeat, NOON, 1)
+        [run] = claim(session, heartbeat, 1)
     dbsession.execute(update(DataFlowRun).values(claim_id=str(uuid.uuid4())))
     dbsession.commit()
 

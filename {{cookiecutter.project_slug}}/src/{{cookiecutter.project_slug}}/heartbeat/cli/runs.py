@@ -80,7 +80,7 @@ def run(config: str, name: str, *, as_json: bool) -> None:
     with application(config) as heartbeat:
         register(heartbeat)
         with heartbeat.session() as session:
-            claimed = claim_by_hand(session, heartbeat, heartbeat.clock.now(), name)
+            claimed = claim_by_hand(session, heartbeat, name)
         status = execute(heartbeat, claimed)
         with heartbeat.session() as session:
             row = session.get_one(DataFlowRun, claimed.id)

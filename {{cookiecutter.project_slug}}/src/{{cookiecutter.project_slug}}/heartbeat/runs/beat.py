@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..models import DataFlowBeat, DataFlowRun, RunStatus
-from .claim import claim
-from .due import count_due, is_run_pending
+from .claim import anchor_anew, claim
+from .due import count_due, is_any_ahead, is_run_pending
 from .execute import execute
 from .reap import expired_runs, reap
 from .register import register
@@ -116,13 +116,19 @@ class _Beat:
 
     def _look(self) -> bool:
         """Reap, and tell whether there is anything to do; if not, that is all of the beat."""
+        flows = self.heartbeat.flows
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
             suspects = expired_runs(session, now)
-            self.due = count_due(session, self.heartbeat.flows, now)
-            idle = not (suspects or self.due or is_run_pending(session, self.heartbeat.flows, now))
+            ahead = is_any_ahead(session, now)
+            self.due = count_due(session, flows, now)
+            idle = not (suspects or ahead or self.due or is_run_pending(session, flows, now))
             if idle:
                 self.answer = self._save(session)
+        if ahead:
+            self.heartbeat.transact(lambda session: anchor_anew(session, now))
+            with self.heartbeat.session() as session:
+                self.due = count_due(session, flows, now)
         if suspects:
             self.reaped = reap(self.heartbeat, suspects)
         return not idle
@@ -155,12 +161,14 @@ class _Beat:
     def _claim(self) -> tuple[int, list[DataFlowRun]]:
         """Claim for all free workers; return how many there were, and what they are to run."""
         with self.heartbeat.executor.free_workers() as workers:
-            runs = []
+            runs: list[DataFlowRun] = []
             if workers.free:
-                with self.heartbeat.session() as session:
-                    runs = claim(session, self.heartbeat, self.heartbeat.clock.now(), workers.free)
-                    if self.row_id is None:
-                        self._save(session)
+                runs, self.row_id = self.heartbeat.transact(
+                    lambda session: (
+                        claim(session, self.heartbeat, workers.free),
+                        self.row_id or self._insert(session, self.report()),
+                    )
+                )
             workers.taken = len(runs)
         with self.counting:
             self.triggered += len(runs)
@@ -187,14 +195,17 @@ class _Beat:
         """Insert the beat's row, or bring its counts up to date; return what it says."""
         report = self.report()
         if self.row_id is None:
-            row = DataFlowBeat(
-                received_at=self.received_at, source=self.source[:200], **report.counts()
-            )
-            session.add(row)
-            session.flush()
-            self.row_id = row.id
+            self._insert(session, report)
         else:
             session.execute(
                 update(DataFlowBeat).where(DataFlowBeat.id == self.row_id).values(report.counts())
             )
         return report
+
+    def _insert(self, session: Session, report: BeatReport) -> int:
+        row = DataFlowBeat(
+            received_at=self.received_at, source=self.source[:200], **report.counts()
+        )
+        session.add(row)
+        session.flush()
+        return row.id

@@ -16,7 +16,7 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import ActiveRunError, HandlerNotRegisteredError, UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
-from ..schedules.every import Due, latest_due
+from ..schedules.every import Due, anchored_anew, latest_due
 from .due import due_flows, pending_runs
 
 # The configuration is left to the run: one that cannot be read must fail its own flow, and not
@@ -24,7 +24,7 @@ from .due import due_flows, pending_runs
 _READ = defer(DataFlow.configuration, raiseload=True)
 
 
-def claim(session: Session, heartbeat: Heartbeat, now: datetime, most: int) -> list[DataFlowRun]:
+def claim(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
     """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
 
     The caller commits; then the runs, with their flows, are this process's to execute. Rows that
@@ -32,19 +32,21 @@ def claim(session: Session, heartbeat: Heartbeat, now: datetime, most: int) -> l
     nothing is due.
     """
     begin_writing(session)
+    now = heartbeat.clock.now()
     runs = _take_pending(session, heartbeat, now, most)
     if len(runs) < most:
         runs += _take_due(session, heartbeat, now, most - len(runs))
     return runs
 
 
-def claim_by_hand(session: Session, heartbeat: Heartbeat, now: datetime, name: str) -> DataFlowRun:
+def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> DataFlowRun:
     """Make a manual run of the flow called `name` and claim it at once; its grid stays.
 
     The caller commits. Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError
     while a run of the flow is pending or in progress.
     """
     begin_writing(session)
+    now = heartbeat.clock.now()
     flow = session.scalars(
         select(DataFlow).options(_READ).where(DataFlow.name == name).with_for_update()
     ).one_or_none()
@@ -58,6 +60,20 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, now: datetime, name: s
     session.add(_take(heartbeat, run, now))
     session.flush()
     return run
+
+
+def anchor_anew(session: Session, now: datetime) -> None:
+    """Let the grids of flows begin again at `now` whose last slot lies ahead of the clock.
+
+    It was set back, and their next slot is more than an interval away. Their windows stay empty
+    until the clock passes the end of the last one. The caller commits.
+    """
+    begin_writing(session)
+    for flow in _lock(session, *DataFlow.is_ahead(now)):
+        if flow.last_slot_at is not None and flow.run_interval is not None:
+            anchor = anchored_anew(flow.last_slot_at, flow.run_interval, now)
+            flow.next_run_at = flow.last_slot_at = anchor
+            flow.updated_at = now
 
 
 def _take_pending(

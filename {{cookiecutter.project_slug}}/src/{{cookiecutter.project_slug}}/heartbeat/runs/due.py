@@ -41,6 +41,12 @@ def count_due(session: Session, handlers: Collection[str], now: datetime) -> int
     return session.scalars(statement).one()
 
 
+def is_any_ahead(session: Session, now: datetime) -> bool:
+    """Tell whether the last slot of a flow lies ahead of the clock, which was set back then."""
+    statement = select(DataFlow.id).where(*DataFlow.is_ahead(now)).limit(1)
+    return session.scalars(statement).first() is not None
+
+
 def is_run_pending(session: Session, handlers: Collection[str], now: datetime) -> bool:
     """Tell whether a run waits that could be claimed at `now`."""
     statement = (

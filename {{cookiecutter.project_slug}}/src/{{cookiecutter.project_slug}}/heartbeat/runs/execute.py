@@ -23,6 +23,7 @@ from ..errors import (
 )
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..redaction import describe_error
+from .lease import kept
 from .run import Run, RunLog, Window
 from .session import FlowSession, flow_transaction
 
@@ -31,6 +32,15 @@ log = logging.getLogger(__name__)
 
 def execute(heartbeat: Heartbeat, run: DataFlowRun) -> RunStatus:
     """Execute a claimed run to its end; return `success` or `failed`. Raises nothing.
+
+    Its lease is renewed meanwhile.
+    """
+    with kept(heartbeat, run):
+        return execute_here(heartbeat, run)
+
+
+def execute_here(heartbeat: Heartbeat, run: DataFlowRun) -> RunStatus:
+    """Execute a claimed run on this thread; return `success` or `failed`. Raises nothing.
 
     Whatever the flow raises, `SystemExit` included, is recorded in a transaction of its own, after
     its writes have been rolled back.
@@ -164,8 +174,8 @@ def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
 
 def _record_failure(heartbeat: Heartbeat, run: DataFlowRun, values: dict[str, Any]) -> RunStatus:
     try:
-        with heartbeat.session() as session:
-            finish(session, run, RunStatus.FAILED, heartbeat.clock.now(), **values)
+        now = heartbeat.clock.now()
+        heartbeat.transact(lambda session: finish(session, run, RunStatus.FAILED, now, **values))
     except ClaimLostError:
         # Recorded already: by who reaped it, or by our own commit whose answer was lost.
         return _recorded(heartbeat, run)
