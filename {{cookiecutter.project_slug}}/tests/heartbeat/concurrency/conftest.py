@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -86,6 +87,14 @@ class Server:
     def log(self) -> str:
         """Return what the process has said so far."""
         return self.log_file.read_text()
+
+    def stop(self) -> None:
+        """Let the process stand still, as a suspended machine does."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on as if nothing had happened."""
+        self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the process as `kill -9` does."""

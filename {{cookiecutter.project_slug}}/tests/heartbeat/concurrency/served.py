@@ -64,6 +64,17 @@ def hold(folder: Path) -> Callable[[Run], None]:
     return work
 
 
+def write_last(folder: Path) -> Callable[[Run], None]:
+    """Make a flow that says that it is inside, waits until it is let go, and writes only then."""
+
+    def work(run: Run) -> None:
+        (folder / "inside").touch()
+        wait_for((folder / "let go").exists)
+        write(run)
+
+    return work
+
+
 def in_step(folder: Path) -> Callable[[Run], int]:
     """Make a flow that reads and writes, and that waits after reading until all others have."""
 
@@ -81,16 +92,19 @@ def in_step(folder: Path) -> Callable[[Run], int]:
 def main(_global_config: dict[str, str], **settings: Any) -> Router:
     """Return the application with the flows that the setting `test.flows` names."""
     folder = Path(settings["test.folder"])
-    flows: dict[str, list[tuple[str, Callable[[Run], Any], str]]] = {
-        "many": [(f"many {number}", write, "1d") for number in range(MANY)],
-        "hold": [("hold", hold(folder), "1s")],
-        "in step": [(f"step {number}", in_step(folder), "1d") for number in range(TOGETHER)],
+    daily: dict[str, Any] = {"every": "1d"}
+    flows: dict[str, list[tuple[str, Callable[[Run], Any], dict[str, Any]]]] = {
+        "many": [(f"many {number}", write, daily) for number in range(MANY)],
+        "hold": [("hold", hold(folder), {"every": "1s"})],
+        "write last": [("write last", write_last(folder), daily)],
+        "retry": [("retry", hold(folder), {**daily, "on_lost": "retry"})],
+        "in step": [(f"step {number}", in_step(folder), daily) for number in range(TOGETHER)],
     }
     with Configurator(settings=settings) as config:
         config.include("{{cookiecutter.project_slug}}.heartbeat")
         event.listen(config.registry["heartbeat"].engine, "handle_error", tell_of)
-        for name, function, every in flows[settings["test.flows"]]:
-            config.add_flow(function, name=name, every=every)
+        for name, function, options in flows[settings["test.flows"]]:
+            config.add_flow(function, name=name, **options)
         app: Router = config.make_wsgi_app()
         return app
 

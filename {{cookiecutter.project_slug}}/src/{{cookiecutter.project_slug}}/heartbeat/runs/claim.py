@@ -161,8 +161,9 @@ def _take(heartbeat: Heartbeat, run: DataFlowRun, now: datetime) -> DataFlowRun:
     run.worker = heartbeat.worker
     run.lease_expires_at = now + timedelta(seconds=heartbeat.settings.lease)
     run.updated_at = now
+    flow = run.data_flow  # read here in any case, for those to whom the run goes without a session
     if run.window_end is None:  # else a retry or a backfill, which keeps the window of its slot
-        run.window_start, run.window_end = _window(run.data_flow, run.scheduled_for, now)
+        run.window_start, run.window_end = _window(flow, run.scheduled_for, now)
     return run
 
 
