@@ -1,0 +1,130 @@
+"""Renewing: who gets a whole lease again, and who not."""
+
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session
+
+from {{cookiecutter.project_slug}}.heartbeat import (
+    Heartbeat,
+)
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlowRun,
+)
+from {{cookiecutter.project_slug}}.heartbeat.runs.lease import (
+    kept,
+    renew,
+)
+
+from ...factories import NOON, data_flow, data_flow_run
+from ..conftest import FakeClock, MakeApp, heartbeat_of
+
+LEASE = timedelta(minutes=5)
+
+
+@pytest.fixture
+def heartbeat(make_app: MakeApp) -> Heartbeat:
+    """Make the heartbeat of an application without flows."""
+    return heartbeat_of(make_app(**{"heartbeat.lease": "5m"}))
+
+
+def store(dbsession: Session, **statuses: str) -> dict[str, DataFlowRun]:
+    """Store a run for each name, claimed under that name, with a lease until noon."""
+    runs = {
+        name: data_flow_run(
+            data_flow=data_flow(name=name),
+            status=status,
+            claim_id=name,
+            started_at=NOON,
+            lease_expires_at=NOON,
+        )
+        for name, status in statuses.items()
+    }
+    dbsession.add_all(runs.values())
+    dbsession.commit()
+    return runs
+
+
+def renewed(dbsession: Session) -> list[str]:
+    """Return the claims of the runs whose lease is whole again."""
+    dbsession.rollback()
+    statement = select(DataFlowRun.claim_id).where(DataFlowRun.lease_expires_at == NOON + LEASE)
+    return sorted(claim or "" for claim in dbsession.scalars(statement))
+
+
+def test_only_what_is_in_progress_under_our_claim_is_renewed(
+    heartbeat: Heartbeat, dbsession: Session
+) -> None:
+    runs = store(dbsession, ours="in_progress", ended="success", theirs="in_progress")
+    claims = {runs["ours"].id: "ours", runs["ended"].id: "ended", runs["theirs"].id: "lost claim"}
+
+    assert renew(heartbeat, claims) == 1
+
+    assert renewed(dbsession) == ["ours"]
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_renewing_costs_the_same_for_one_run_and_for_eight(
+    heartbeat: Heartbeat, dbsession: Session, count: int
+) -> None:
+    runs = store(dbsession, **{f"run {number}": "in_progress" for number in range(count)})
+    claims = {run.id: name for name, run in runs.items()}
+    dbsession.commit()
+    statements: list[str] = []
+    event.listen(
+        heartbeat.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: statements.append(statement.split()[0]),
+    )
+
+    assert renew(heartbeat, claims) == count
+
+    assert [word for word in statements if word != "BEGIN"] == ["SELECT", "UPDATE"]
+
+
+def test_a_lease_is_renewed_once_a_third_has_passed_and_no_longer_than_its_run_lives(
+    heartbeat: Heartbeat, dbsession: Session, clock: FakeClock
+) -> None:
+    run = store(dbsession, ours="in_progress")["ours"]
+    dbsession.refresh(run)
+    dbsession.commit()
+    clock.time = NOON - timedelta(seconds=100)
+    with kept(heartbeat, run):
+        keeper = heartbeat.leases.keeper
+        assert keeper is not None
+        clock.advance(100)
+        while not renewed(dbsession):
+            keeper.join(0.05)
+    keeper.join(60)
+
+    assert not keeper.is_alive()
+    assert heartbeat.leases.claims == {}
+
+
+def test_a_renewal_that_could_not_be_written_is_tried_again(
+    heartbeat: Heartbeat,
+    dbsession: Session,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = store(dbsession, ours="in_progress")["ours"]
+    dbsession.refresh(run)
+    dbsession.commit()
+    failures = iter([RuntimeError("the database is away"), RuntimeError("still away")])
+
+    def fail(*_ignored: object) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+
+    event.listen(heartbeat.engine, "before_cursor_execute", fail)
+    clock.time = NOON - timedelta(seconds=100)
+    with kept(heartbeat, run):
+        keeper = heartbeat.leases.keeper
+        assert keeper is not None
+        clock.advance(100)
+        while not renewed(dbsession):
+            keeper.join(0.05)
+    keeper.join(60)
+
+    assert caplog.text.count("could not be renewed") == 2
