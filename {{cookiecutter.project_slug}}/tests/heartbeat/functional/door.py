@@ -87,7 +87,7 @@ def application(_global_config: dict[str, str], **settings: Any) -> Router:
         config.set_default_csrf_options(require_csrf=True)
         config.include("{{cookiecutter.project_slug}}.heartbeat")
         if "test.no_throttle" in settings:
-            del config.registry["heartbeat.throttle"]
+            config.registry.pop("heartbeat.throttle", None)
         config.add_flow(lambda _run: None, name="always due", every=1)
         config.add_route("form", "/form")
         config.add_view(lambda _request: Response("taken"), route_name="form")

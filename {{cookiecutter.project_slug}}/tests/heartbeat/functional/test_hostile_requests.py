@@ -473,20 +473,3 @@ def test_a_body_that_comes_in_pieces_is_one_beat(door: Door) -> None:
 
     assert reply.status == 200
     assert door.counts()[0] == beats + 1
-
-
-def test_the_twenty_first_refusal_is_told_to_wait_and_the_token_is_not(
-    door_behind_proxies: Door,
-) -> None:
-    here, there = FORWARDED + "192.0.2.99", FORWARDED + "192.0.2.98"
-    beats, _ = door_behind_proxies.counts()
-
-    refusals = [door_behind_proxies.send(row("", 0, WRONG, here).request) for _ in range(22)]
-
-    assert [reply.status for reply in refusals] == [401] * 20 + [429] * 2
-    assert 1 <= int(refusals[-1].headers["retry-after"]) <= 60
-    assert refusals[-1].headers["cache-control"] == "no-store"
-    assert door_behind_proxies.log().count("refused a call from 192.0.2.99: 401 ") == 20
-    assert door_behind_proxies.send(row("", 0, WRONG, there).request).status == 401
-    assert door_behind_proxies.counts()[0] == beats
-    assert door_behind_proxies.send(row("", 0, BEARER, here).request).status == 200
