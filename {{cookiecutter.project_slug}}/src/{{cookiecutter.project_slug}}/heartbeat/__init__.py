@@ -31,7 +31,7 @@ VERSION = files(__package__).joinpath("VERSION").read_text().strip()
 def includeme(config: Configurator) -> None:
     """Wire the heartbeat into an application. Raises SettingsError with every fault at once."""
     settings, url = read_settings(config.registry.settings)
-    engine = make_engine(url, pool_size=settings.workers + 2, lock_seconds=settings.lease)
+    engine = make_engine(url, pool_size=settings.workers + 2)
     watch_errors(engine)
     config.registry["heartbeat"] = Heartbeat(
         settings=settings,

@@ -15,11 +15,16 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
+    FromClause,
     Update,
     create_engine,
     event,
+    false,
     make_url,
+    select,
 )
+from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
+from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
@@ -36,6 +41,9 @@ _DRIVERS = {
 # Statements that need no write lock on SQLite. All else begins an immediate transaction, since one
 # that reads first and writes later fails at once when somebody else has written in between.
 _READS = ("SELECT", "PRAGMA", "EXPLAIN", "VALUES", "BEGIN")
+# On SQLite a flow that has written holds the lock for as long as it runs: who waits for it must
+# outlast any flow, since giving up would fail a healthy run.
+_LOCK_SECONDS = 86_400.0
 
 
 def database_url(settings: Mapping[str, Any]) -> URL:
@@ -56,8 +64,8 @@ def database_url(settings: Mapping[str, Any]) -> URL:
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
 
 
-def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = 300.0) -> Engine:
-    """Return an Engine for `url`. Times out on SQLite's write lock after `lock_seconds`.
+def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SECONDS) -> Engine:
+    """Return an Engine for `url`. Gives up waiting for SQLite's write lock after `lock_seconds`.
 
     Raises SettingsError when the URL's driver is not installed or not known.
     """
@@ -68,6 +76,10 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = 300.0) ->
     else:
         # MariaDB's default, REPEATABLE READ, makes healthy runs deadlock at their finish.
         options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+    if url.drivername == "postgresql+psycopg":
+        # Statements prepared on a server's connection are missing on the next one that a pooling
+        # proxy hands out.
+        options["connect_args"] = {"prepare_threshold": None}
     try:
         # Parameters stay out of error messages, which are stored and logged.
         engine = create_engine(url, hide_parameters=True, **options)
@@ -77,22 +89,44 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = 300.0) ->
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "before_cursor_execute", _begin_immediate)
+        event.listen(engine, "after_cursor_execute", _read_at_once)
     return engine
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA foreign_keys=ON")
+    # What was committed outlives a loss of power. Some builds of SQLite have less by default.
+    connection.execute("PRAGMA synchronous=FULL")
 
 
 def _begin_immediate(
     connection: Connection, cursor: DBAPICursor, statement: str, *_ignored: object
 ) -> None:
-    if statement.lstrip().upper().startswith(_READS):
-        return
-    # It is open here, whatever its type allows.
-    if not connection.connection.dbapi_connection.in_transaction:  # type: ignore[union-attr]
+    if not (statement.lstrip().upper().startswith(_READS) or _is_writing(connection)):
         cursor.execute("BEGIN IMMEDIATE")
+
+
+def _read_at_once(
+    connection: Connection,
+    cursor: DBAPICursor,
+    _statement: str,
+    _parameters: object,
+    context: DefaultExecutionContext,
+    _many: object,
+) -> None:
+    """Fetch all that a read before the first write finds.
+
+    Left open, it would hold on to what it sees, and the write would fail at once, without waiting,
+    when somebody else has written since.
+    """
+    if cursor.description and not _is_writing(connection):
+        context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)
+
+
+def _is_writing(connection: Connection) -> bool:
+    # It is open here, whatever its type allows.
+    return bool(connection.connection.dbapi_connection.in_transaction)  # type: ignore[union-attr]
 
 
 def begin_writing(session: Session) -> None:
@@ -125,6 +159,24 @@ def require_reachable(engine: Engine) -> None:
         raise DatabaseNotReadyError(
             f"the database {where} cannot be reached ({reason(error)}): start its server, or "
             "mend sqlalchemy.url or DATABASE_URL"
+        ) from error
+
+
+def require_skip_locked(connection: Connection, table: FromClause) -> None:
+    """Raise DatabaseNotReadyError if the server cannot pass over locked rows, as claims do.
+
+    Asked by a statement that locks no row, whatever the server's version says.
+    """
+    try:
+        connection.execute(select(table.c.id).where(false()).with_for_update(skip_locked=True))
+    except DBAPIError as error:
+        dialect = connection.dialect
+        kind = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
+        version = ".".join(map(str, dialect.server_version_info or ()))
+        where = connection.engine.url.render_as_string(hide_password=True)
+        raise DatabaseNotReadyError(
+            f"the server of {where}, {kind} {version}, refuses FOR UPDATE SKIP LOCKED "
+            f"({reason(error)}): use PostgreSQL 9.5, MySQL 8.0.1, MariaDB 10.6 or newer"
         ) from error
 
 
@@ -182,6 +234,9 @@ def create_database(engine: Engine) -> bool:
 
 def reason(error: DBAPIError) -> str:
     """Return what the driver says, in one line: some give it as the last of several values."""
+    # psycopg shows the place in the statement below what it says.
+    if said := getattr(getattr(error.orig, "diag", None), "message_primary", None):
+        return str(said)
     arguments = getattr(error.orig, "args", ())
     lines = str(arguments[-1] if arguments else error.orig).strip().splitlines()
     # psycopg ends with a question about what it has said before.

@@ -1,5 +1,6 @@
 """Where the database is, and what its connections have set."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,9 @@ from {{cookiecutter.project_slug}}.heartbeat.errors import (
     DatabaseNotReadyError,
     SettingsError,
 )
+
+# What SQLite calls it: a commit waits until the disk has it.
+FULL = 2
 
 
 @pytest.mark.parametrize(
@@ -68,14 +72,24 @@ def test_connections_read_what_is_committed_and_check_foreign_keys(database_url:
         if engine.dialect.name == "sqlite":
             values = [
                 connection.execute(text(f"PRAGMA {name}")).scalar_one()
-                for name in ("foreign_keys", "journal_mode")
+                for name in ("foreign_keys", "journal_mode", "synchronous")
             ]
-            expected = [1, "wal"]
+            expected = [1, "wal", FULL]
         else:
             values, expected = [connection.get_isolation_level()], ["READ COMMITTED"]
     engine.dispose()
 
     assert values == expected
+
+
+def test_who_waits_for_the_write_lock_of_sqlite_outlasts_any_flow(tmp_path: Path) -> None:
+    engine = make_engine(make_url(f"sqlite:///{tmp_path / 'app.sqlite'}"))
+
+    with engine.connect() as connection:
+        milliseconds = connection.execute(text("PRAGMA busy_timeout")).scalar_one()
+    engine.dispose()
+
+    assert timedelta(milliseconds=milliseconds) >= timedelta(days=1)
 
 
 def test_the_folder_of_a_database_file_is_made(tmp_path: Path) -> None:

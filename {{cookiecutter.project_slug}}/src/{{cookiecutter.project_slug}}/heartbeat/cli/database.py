@@ -28,6 +28,7 @@ def migrate(config: str) -> None:
         if create_database(engine):
             click.echo(f"created the database {engine.url.database}")
         migrations.upgrade(engine)
+        migrations.require_current(engine)
         click.echo("the heartbeat's tables are up to date")
         own = own_chain(config)
         if own is not None:

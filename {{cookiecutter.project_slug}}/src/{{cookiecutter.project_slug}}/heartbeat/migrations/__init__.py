@@ -8,9 +8,9 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from ..db import migration_lock, require_reachable
+from ..db import migration_lock, require_reachable, require_skip_locked
 from ..errors import DatabaseNotReadyError
-from ..models import EngineBase, is_engine_table
+from ..models import DataFlow, EngineBase, is_engine_table
 from ..models.meta import VERSION_TABLE
 
 _MEND = "run `heartbeat migrate`"
@@ -41,7 +41,7 @@ def check(engine: Engine) -> None:
 
 
 def require_current(engine: Engine) -> None:
-    """Raise DatabaseNotReadyError unless the database answers and has this engine's tables.
+    """Raise DatabaseNotReadyError unless the database can be used and has this engine's tables.
 
     A revision that this engine does not know was made by a newer one, as happens while a new
     release is rolled out, and is accepted: migrations only ever add.
@@ -56,6 +56,8 @@ def require_current(engine: Engine) -> None:
     if current != head and not _is_newer(current):
         message = f"the heartbeat tables are at revision {current} instead of {head}: {_MEND}"
         raise DatabaseNotReadyError(message)
+    with engine.connect() as connection:
+        require_skip_locked(connection, DataFlow.__table__)
 
 
 def _current(connection: Connection) -> str | None:
