@@ -432,6 +432,29 @@ def test_a_flow_that_ends_the_transaction_fails_even_if_it_swallows_the_error(
     assert written(dbsession) == []
 
 
+@pytest.mark.parametrize("errors", [["break", "end"], ["end", "break"], ["break", "raise"]])
+def test_of_several_errors_that_a_flow_swallows_the_first_is_recorded(
+    run: Callable[[Work], DataFlowRun], dbsession: Session, errors: list[str]
+) -> None:
+    def work(run: Run) -> None:
+        run.session.add(a_note("outer"))
+        run.session.flush()
+        for error in errors:
+            with suppress(SQLAlchemyError, SessionControlError):
+                if error == "break":
+                    break_a_unique_constraint(run)
+                elif error == "end":
+                    run.session.commit()
+                else:
+                    run.session.execute(text("SELECT no_such_column FROM notes_of_tests"))
+
+    row = run(work)
+
+    first = {"break": "IntegrityError", "end": "SessionControlError"}[errors[0]]
+    assert (row.status, row.error_type) == ("failed", first)
+    assert written(dbsession) == []
+
+
 # A way around the session's own methods may raise what it likes, but may not part the two.
 WAYS_AROUND: list[Callable[[Any], None]] = [
     lambda session: session.get_transaction().rollback(),
