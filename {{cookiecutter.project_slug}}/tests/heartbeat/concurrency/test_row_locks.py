@@ -3,10 +3,11 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, make_url, select, text, update
+from sqlalchemy import Connection, Engine, event, insert, make_url, select, text, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -20,8 +21,11 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlow,
     DataFlowRun,
 )
+from {{cookiecutter.project_slug}}.heartbeat.runs.claim import (
+    claim,
+)
 
-from ..conftest import FakeClock, MakeApp
+from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..notes import Note
 from .conftest import DATABASE, wait_until
 
@@ -84,6 +88,74 @@ def test_a_run_that_asks_for_a_locked_row_waits_and_succeeds(
 
     assert reply["flows_succeeded"] == 1
     assert dbsession.scalars(select(DataFlowRun.status)).all() == ["success"]
+
+
+MANY = 2_000
+
+
+def store_due_flows(dbsession: Session, now: datetime, count: int) -> list[str]:
+    """Store flows that are due, in no order of time; return their names, most overdue first."""
+
+    def name(minutes: int) -> str:
+        return f"{minutes:04} minutes late"
+
+    lateness = [number * 7 % count for number in range(count)]
+    rows = [
+        {
+            "name": name(minutes),
+            "handler": "first",
+            "run_interval": 300,
+            "next_run_at": now - timedelta(minutes=minutes),
+            "created_at": now,
+            "updated_at": now,
+        }
+        for minutes in lateness
+    ]
+    dbsession.execute(insert(DataFlow), rows)
+    dbsession.commit()
+    # What a server does by itself after so many changes, a minute later.
+    dbsession.execute(text(f"ANALYZE {'' if DATABASE == 'postgresql' else 'TABLE'} data_flows"))
+    dbsession.commit()
+    return [name(minutes) for minutes in sorted(lateness, reverse=True)]
+
+
+@pytest.mark.parametrize("count", [MANY, 10])
+def test_a_claim_that_is_open_leaves_the_next_flows_to_another(
+    make_app: MakeApp, dbsession: Session, clock: FakeClock, count: int
+) -> None:
+    due = store_due_flows(dbsession, clock.now(), count)
+    one, another = (heartbeat_of(make_app(first)) for _ in range(2))
+
+    def names(runs: list[DataFlowRun]) -> list[str]:
+        return sorted((run.data_flow.name for run in runs), reverse=True)
+
+    with one.session() as session, another.session() as next_session:
+        claims = [names(claim(session, one, 4)), names(claim(next_session, another, 4))]
+
+    assert claims == [due[:4], due[4:8]]
+
+
+def test_an_index_yields_the_flows_of_a_claim_in_order(
+    make_app: MakeApp, dbsession: Session, clock: FakeClock
+) -> None:
+    store_due_flows(dbsession, clock.now(), MANY)
+    heartbeat = heartbeat_of(make_app(first))
+    plans: list[str] = []
+
+    def explain(
+        connection: Connection, _cursor: object, statement: str, parameters: Any, *_more: object
+    ) -> None:
+        if "SKIP LOCKED" in statement and not statement.startswith("EXPLAIN"):
+            rows = connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)
+            plans.append("\n".join(str(row) for row in rows))
+
+    event.listen(heartbeat.engine, "before_cursor_execute", explain)
+    with heartbeat.session() as session:
+        claim(session, heartbeat, 4)
+
+    (plan,) = plans
+    assert "ix_data_flows_enabled_next_run_at" in plan
+    assert "sort" not in plan.lower()
 
 
 if DATABASE != "postgresql":
