@@ -52,6 +52,8 @@ class Heartbeat:
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
     leases: Leases = field(default_factory=Leases)
+    # What optional modules want done now and then: each beat calls them when its runs are done.
+    chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
 
     @property
     def worker(self) -> str:

@@ -4,6 +4,7 @@ The work is done on a thread of its own, so that the reply comes in time whateve
 flow is waiting for.
 """
 
+import logging
 import threading
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -19,6 +20,8 @@ from .due import count_due, is_any_ahead, is_run_pending
 from .execute import execute
 from .reap import expired_runs, reap
 from .register import register
+
+log = logging.getLogger(__name__)
 
 # A claim that comes back empty although something is due met rows that another process holds at
 # that moment. It is tried so often again, each time after so many seconds.
@@ -93,11 +96,23 @@ class _Beat:
                 self._claim_and_execute()
                 with self.heartbeat.session() as session:
                     self.answer = self._save(session)
+            self._do_chores()
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
         finally:
             self.claimed.set()
             self.ended.set()
+
+    def _do_chores(self) -> None:
+        """Do what optional modules ask for. The answer stands: no chore changes or delays it."""
+        self.claimed.set()
+        if self._seconds_left() <= 0:
+            self.ended.set()
+        for chore in self.heartbeat.chores:
+            try:
+                chore(self.heartbeat)
+            except Exception:
+                log.exception("a chore failed: a later beat tries again")
 
     def report(self) -> BeatReport:
         """Return what is known by now."""
