@@ -5,6 +5,7 @@ This module and `models/meta.py` are the only places that know which database it
 
 import os
 import shlex
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -26,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from .errors import DatabaseNotReadyError, SettingsError
@@ -129,13 +130,31 @@ def _is_writing(connection: Connection) -> bool:
     return bool(connection.connection.dbapi_connection.in_transaction)  # type: ignore[union-attr]
 
 
-def begin_writing(session: Session) -> None:
+def begin_writing(session: Session, *, wait: bool = True) -> bool:
     """Open the session's write transaction now, so that what it reads next is what it changes.
 
-    On SQLite this waits for the write lock; elsewhere rows are locked one by one instead.
+    On SQLite this waits for the write lock, or returns False at once if it must not `wait` and
+    somebody else holds it. Elsewhere rows are locked one by one instead.
     """
-    if session.get_bind().dialect.name == "sqlite":
-        session.connection().exec_driver_sql("BEGIN IMMEDIATE")
+    if session.get_bind().dialect.name != "sqlite":
+        return True
+    connection = session.connection()
+    if wait:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return True
+    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
+    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except OperationalError as error:
+        # The lowest byte is the kind of the error.
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+            raise
+        return False
+    finally:
+        # The connection goes back to the pool, for others that do wait.
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
+    return True
 
 
 def count_changed(session: Session, statement: Update) -> int:
