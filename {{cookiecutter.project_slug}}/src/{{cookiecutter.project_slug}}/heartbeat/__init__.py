@@ -52,6 +52,7 @@ def includeme(config: Configurator) -> None:
     config.include(".views.beat")
     # Optional: delete a line and its module, and the rest works without it.
     config.include(".security.throttle")
+    config.include(".pruning")
 
 
 def _heartbeat(request: Request) -> Heartbeat:

@@ -8,6 +8,7 @@ import click
 from .check import check
 from .database import migrate
 from .flows import flows, remove
+from .prune import prune
 from .runs import beat, run, runs
 from .token import token
 
@@ -17,5 +18,5 @@ def main() -> None:
     """Run data flows and see what became of them."""
 
 
-for _command in (beat, flows, runs, run, remove, token, migrate, check):
+for _command in (beat, flows, runs, run, remove, prune, token, migrate, check):
     main.add_command(_command)

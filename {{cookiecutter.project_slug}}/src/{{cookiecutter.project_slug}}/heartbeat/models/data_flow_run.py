@@ -97,6 +97,8 @@ class DataFlowRun(EngineBase):
         sa.CheckConstraint("ended_at >= started_at", name="ended_after_start"),
         # Reaping and taking pending runs read this; ended runs lie outside what they ask for.
         sa.Index(None, "status", "lease_expires_at"),
+        # Pruning reads this alone: a flow's last successes or failures, and those before a day.
+        sa.Index(None, "data_flow_id", "status", "ended_at", "id"),
     )
 
     @classmethod

@@ -1,0 +1,28 @@
+"""The command that removes old history at once."""
+
+import click
+
+from ..pruning import Walk
+from ..pruning import prune as prune_step
+from .application import application, command, config_option, json_option, show
+
+
+@click.command()
+@config_option
+@json_option
+@command
+def prune(config: str, *, as_json: bool) -> None:
+    """Remove the runs and beats that are older than heartbeat.keep_days.
+
+    Each flow's last heartbeat.keep_runs successes and as many failures stay. Beats do the same, a
+    few hundred rows each.
+    """
+    walk = Walk()
+    with application(config) as heartbeat:
+        while walk.more:
+            prune_step(heartbeat, walk, wait=True)
+    removed = {"runs": walk.runs, "beats": walk.beats}
+    if as_json:
+        show("removed", [removed], as_json=True)
+    else:
+        click.echo(f"removed {walk.runs} runs and {walk.beats} beats")
