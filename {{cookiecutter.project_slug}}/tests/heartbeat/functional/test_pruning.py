@@ -76,7 +76,7 @@ def run_by_hand(app: TestApp) -> DataFlowRun:
     heartbeat = heartbeat_of(app)
     register(heartbeat)
     with heartbeat.session() as session:
-        claimed = claim_by_hand(session, heartbeat, heartbeat.clock.now(), "tick")
+        claimed = claim_by_hand(session, heartbeat, "tick")
     execute(heartbeat, claimed)
     return claimed
 
