@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from conftest import TEMPLATE, Child, Finished, cookiecutter_command, make_config
-from test_rendering import readme_code
+from test_rendering import OPTIONAL, readme_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -420,6 +420,22 @@ def test_the_example_goes_as_the_readme_says(project: Project) -> None:
     engine = Path("tests/heartbeat")
     left_out = (engine / "concurrency", engine / "functional" / "test_grid.py")
     all_ran(project.done(*PYTEST, *(f"--ignore={path}" for path in left_out)))
+
+
+@pytest.mark.slow
+def test_each_optional_module_goes_with_its_line_and_its_tests(project: Project) -> None:
+    engine, tests = project.package / "heartbeat", project.folder / "tests" / "heartbeat"
+    for name, (wired, line, tested_as) in OPTIONAL.items():
+        lines = (engine / wired).read_text().splitlines(keepends=True)
+        left = [kept for kept in lines if kept.strip() != line]
+        assert len(left) == len(lines) - 1, f"{line} stands in {wired} once"
+        (engine / wired).write_text("".join(left))
+        (engine / name).unlink()
+        for test in tests.rglob(f"test_{tested_as}.py"):
+            test.unlink()
+        project.done(".venv/bin/heartbeat", "beat")
+    project.done(".venv/bin/mypy", "src")
+    all_ran(project.done(*PYTEST))
 
 
 def alembic_check(project: Project) -> str:

@@ -31,11 +31,22 @@ ALL_LINES = 4_000
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15
 
-# What the design counts as the core of the engine: these modules, and all in these packages.
+# What the design counts as the core of the engine: these modules, and all in these packages, but
+# for what can be deleted (tests/test_project.py deletes it).
 CORE = (
     *("settings.py", "registry.py", "models/", "schedules/", "runs/", "executors/local.py"),
     *("security/token.py", "security/addresses.py", "views/beat.py", "cli/"),
 )
+
+# What can be deleted: each module with the file and the line that name it, and with its tests.
+OPTIONAL = {
+    "security/throttle.py": ("__init__.py", 'config.include(".security.throttle")', "throttle"),
+    "executors/child.py": ("__init__.py", 'config.include(".executors.child")', "timeouts"),
+    "cli/prune.py": ("cli/__init__.py", '"prune",', "pruning"),
+    "pruning.py": ("__init__.py", 'config.include(".pruning")', "pruning"),
+    "cli/check.py": ("cli/__init__.py", '"check",', "check"),
+    "cli/token.py": ("cli/__init__.py", '"token",', "token_command"),
+}
 
 # Everything rendered that is the user's. The engine and its tests are compared with the template.
 FILES = """
@@ -290,7 +301,11 @@ def test_no_module_of_the_engine_is_longer_than_a_sitting() -> None:
 
 def test_the_engine_keeps_its_budget() -> None:
     lines = {name: count_code(source) for name, source in modules().items()}
-    core = {name: count for name, count in lines.items() if name.startswith(CORE)}
+    core = {
+        name: count
+        for name, count in lines.items()
+        if name.startswith(CORE) and name not in OPTIONAL
+    }
     figures = f"core {sum(core.values())}, all {sum(lines.values())}: {json.dumps(lines, indent=1)}"
 
     assert sum(core.values()) <= CORE_LINES, figures
