@@ -62,7 +62,7 @@ DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_back
 
 if DATABASE == "sqlite":
     # SQLite locks no rows.
-    collect_ignore = ["test_row_locks.py"]
+    collect_ignore = ["test_deadlocks.py", "test_row_locks.py"]
 
 
 @dataclass

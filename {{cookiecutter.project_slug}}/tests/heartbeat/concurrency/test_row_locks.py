@@ -7,8 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, event, insert, make_url, select, text, update
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, Engine, event, insert, make_url, select, text
 from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}}.heartbeat import (
@@ -26,12 +25,9 @@ from {{cookiecutter.project_slug}}.heartbeat.runs.claim import (
 )
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
-from ..notes import Note
-from .conftest import DATABASE, wait_until
+from .conftest import DATABASE
 
 Post = Callable[..., Any]
-
-pytestmark = pytest.mark.usefixtures("notes")
 
 
 @pytest.fixture
@@ -156,55 +152,3 @@ def test_an_index_yields_the_flows_of_a_claim_in_order(
     (plan,) = plans
     assert "ix_data_flows_enabled_next_run_at" in plan
     assert "sort" not in plan.lower()
-
-
-if DATABASE != "postgresql":
-
-    def test_a_deadlock_that_a_savepoint_cannot_undo_fails_the_run(
-        make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
-    ) -> None:
-        def a_note(name: str) -> Note:
-            return Note(name=name, mark=name, size=1)
-
-        def change(name: str) -> Any:
-            return update(Note).where(Note.mark == name).values(size=2)
-
-        dbsession.add_all([a_note("a"), a_note("b")])
-        dbsession.commit()
-        other = Session(elsewhere)
-        # Many rows, since the database ends the smaller of two transactions.
-        other.add_all([a_note(f"other {number}") for number in range(100)])
-        other.flush()
-        other.execute(change("b"))
-
-        def wait_for_a() -> None:
-            other.execute(change("a"))
-            other.rollback()
-
-        def is_waiting() -> bool:
-            with elsewhere.connect() as connection:
-                waiting = "SELECT COUNT(*) FROM information_schema.innodb_trx "
-                state = "WHERE trx_state = 'LOCK WAIT'"
-                return connection.execute(text(waiting + state)).scalar() == 1
-
-        def work(run: Run) -> None:
-            run.session.add(a_note("before"))
-            run.session.flush()
-            run.session.execute(change("a"))
-            thread = threading.Thread(target=wait_for_a)
-            thread.start()
-            wait_until(is_waiting, "the other never waited")
-            try:
-                with run.session.begin_nested():
-                    run.session.execute(change("b"))
-            except SQLAlchemyError:
-                run.session.add(a_note("after"))
-            thread.join()
-
-        reply = post(make_app(work)).json
-        other.close()
-
-        assert reply["flows_failed"] == 1
-        message = dbsession.scalars(select(DataFlowRun.error_message)).one()
-        assert "Deadlock" in (message or "")
-        assert dbsession.scalars(select(Note.name).order_by(Note.name)).all() == ["a", "b"]
