@@ -2,7 +2,9 @@
 
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -99,8 +101,10 @@ def test_a_flow_sees_what_others_commit_while_it_works(
 if DATABASE != "sqlite":  # which has neither
 
     @pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
-    def strict_url(request: pytest.FixtureRequest, database_url: str) -> Iterator[str]:
-        """Name the tests' database, whose connections begin at a stricter level by default."""
+    def _strict(
+        request: pytest.FixtureRequest, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[None]:
+        """Let connections to the tests' database begin at a stricter level by default."""
         url = make_url(database_url)
         owner = create_engine(url, isolation_level="AUTOCOMMIT").connect()
         if DATABASE == "postgresql":
@@ -115,19 +119,21 @@ if DATABASE != "sqlite":  # which has neither
         with plain.connect() as connection:
             assert connection.get_isolation_level() == request.param
         plain.dispose()
-        yield url.render_as_string(hide_password=False)
+        monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
+        yield
         if DATABASE == "postgresql":
             owner.exec_driver_sql(f"ALTER DATABASE {url.database} RESET {setting}")
         owner.close()
         owner.engine.dispose()
 
+    @pytest.mark.usefixtures("_strict")
     def test_flows_and_bookkeeping_read_committed_whatever_the_default_is(
-        make_app: MakeApp, post: Post, strict_url: str, dbsession: Session
+        make_app: MakeApp, post: Post, dbsession: Session
     ) -> None:
         def work(run: Run) -> str:
             return run.session.connection().get_isolation_level()
 
-        app = make_app(work, **{"sqlalchemy.url": strict_url})
+        app = make_app(work)
         levels = set()
 
         def note_level(connection: Any, *_ignored: object) -> None:
@@ -138,6 +144,18 @@ if DATABASE != "sqlite":  # which has neither
         assert post(app).json["flows_succeeded"] == 1
         assert dbsession.scalars(select(DataFlowRun.result)).all() == ["READ COMMITTED"]
         assert levels == {"READ COMMITTED"}
+
+    def test_a_server_that_is_not_there_is_told(
+        make_app: MakeApp, post: Post, database_url: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(socket.socket()) as silent:  # bound, and so nobody else's, but not listening
+            silent.bind(("127.0.0.1", 0))
+            url = make_url(database_url).set(port=silent.getsockname()[1], host="127.0.0.1")
+            monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
+            response = post(make_app(), status=503)
+
+        assert re.search(r"cannot be reached \(.*\): start its server", response.json["detail"])
+        assert response.headers["Retry-After"].isdecimal()
 
     @pytest.fixture
     def _old_server() -> Iterator[None]:
