@@ -141,7 +141,7 @@ class _Beat:
             if idle:
                 self.answer = self._save(session)
         if ahead:
-            self.heartbeat.transact(lambda session: anchor_anew(session, now))
+            self.heartbeat.transact(lambda session: anchor_anew(session, self.heartbeat))
             with self.heartbeat.session() as session:
                 self.due = count_due(session, flows, now)
         if suspects:

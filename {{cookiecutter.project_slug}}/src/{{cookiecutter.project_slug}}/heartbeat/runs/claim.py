@@ -16,7 +16,7 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import ActiveRunError, HandlerNotRegisteredError, UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
-from ..schedules.every import Due, anchored_anew, latest_due
+from ..schedules.every import Due, anchored_anew, is_ahead, latest_due
 from .due import due_flows, pending_runs
 
 # The configuration is left to the run: one that cannot be read must fail its own flow, and not
@@ -32,10 +32,9 @@ def claim(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun
     nothing is due.
     """
     begin_writing(session)
-    now = heartbeat.clock.now()
-    runs = _take_pending(session, heartbeat, now, most)
+    runs = _take_pending(session, heartbeat, most)
     if len(runs) < most:
-        runs += _take_due(session, heartbeat, now, most - len(runs))
+        runs += _take_due(session, heartbeat, most - len(runs))
     return runs
 
 
@@ -46,10 +45,10 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow
     while a run of the flow is pending or in progress.
     """
     begin_writing(session)
-    now = heartbeat.clock.now()
     flow = session.scalars(
         select(DataFlow).options(_READ).where(DataFlow.name == name).with_for_update()
     ).one_or_none()
+    now = heartbeat.clock.now()
     if flow is None:
         raise UnknownFlowError(name)
     if flow.handler not in heartbeat.flows:
@@ -62,25 +61,26 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow
     return run
 
 
-def anchor_anew(session: Session, now: datetime) -> None:
-    """Let the grids of flows begin again at `now` whose last slot lies ahead of the clock.
+def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
+    """Let the grids of flows begin again now whose last slot lies ahead of the clock.
 
     It was set back, and their next slot is more than an interval away. Their windows stay empty
     until the clock passes the end of the last one. The caller commits.
     """
     begin_writing(session)
-    for flow in _lock(session, *DataFlow.is_ahead(now)):
-        if flow.last_slot_at is not None and flow.run_interval is not None:
+    flows = _lock(session, *DataFlow.is_ahead(heartbeat.clock.now()))
+    now = heartbeat.clock.now()
+    for flow in flows:
+        # Asked again: this process may have stood still, and others have claimed meanwhile.
+        if flow.run_interval and flow.last_slot_at and is_ahead(flow.last_slot_at, now):
             anchor = anchored_anew(flow.last_slot_at, flow.run_interval, now)
             flow.next_run_at = flow.last_slot_at = anchor
             flow.updated_at = now
 
 
-def _take_pending(
-    session: Session, heartbeat: Heartbeat, now: datetime, most: int
-) -> list[DataFlowRun]:
+def _take_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
     """Take the pending runs of those flows whose rows nobody else holds."""
-    conditions = pending_runs(heartbeat.flows, now)
+    conditions = pending_runs(heartbeat.flows, heartbeat.clock.now())
     waiting = session.scalars(
         select(DataFlowRun.data_flow_id)
         .join(DataFlowRun.data_flow)
@@ -91,6 +91,7 @@ def _take_pending(
     if not waiting:
         return []
     flows = _lock(session, DataFlow.id.in_(waiting))
+    now = heartbeat.clock.now()
     # Read again under the lock: another process may have taken them since.
     runs = session.scalars(
         select(DataFlowRun)
@@ -101,11 +102,11 @@ def _take_pending(
     return [_take(heartbeat, run, now) for run in runs]
 
 
-def _take_due(
-    session: Session, heartbeat: Heartbeat, now: datetime, most: int
-) -> list[DataFlowRun]:
+def _take_due(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
     """Make and take the run of each flow that is due and free, and move its grid on."""
-    flows = _lock(session, *due_flows(heartbeat.flows, now), most=most)
+    flows = _lock(session, *due_flows(heartbeat.flows, heartbeat.clock.now()), most=most)
+    # Read when the rows are ours: others may have run them while this process stood still.
+    now = heartbeat.clock.now()
     # Asked again under the lock: the statement above may have looked before the lock was ours.
     busy = _busy(session, flows)
     free = [flow for flow in flows if flow.id not in busy]

@@ -60,6 +60,11 @@ def rescheduled(last_slot: datetime | None, interval: int, now: datetime) -> dat
     return max(last_slot + timedelta(seconds=interval), now)
 
 
+def is_ahead(last_slot: datetime, now: datetime) -> bool:
+    """Tell whether a slot that was claimed lies so far ahead that the clock was set back."""
+    return last_slot - now > timedelta(seconds=SKEW_MOST)
+
+
 def anchored_anew(last_slot: datetime, interval: int, now: datetime) -> datetime:
     """Return where a grid begins again after the clock was set back: now, but on no old slot."""
     on_old_grid = (last_slot - now) % timedelta(seconds=interval) == timedelta(0)
