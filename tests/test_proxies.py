@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -19,6 +20,20 @@ pytestmark = [pytest.mark.install, pytest.mark.xdist_group("proxies")]
 
 GUIDE = (TEMPLATE / "docs" / "proxies.md").read_text()
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+# The Python among what the guide indents.
+GUNICORN = textwrap.dedent("".join(re.findall(r"^    (?:from|\w+ = \d).*\n", GUIDE, re.MULTILINE)))
+HANG = '''"""A flow that never ends."""
+
+import threading
+
+from ..heartbeat import Run, flow
+
+
+@flow(every="1d")
+def hang(_run: Run) -> None:
+    """Hang."""
+    threading.Event().wait()
+'''
 ALLOWED, STRANGER = "127.0.0.2", "127.0.0.3"
 
 
@@ -32,6 +47,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     lines = "\n".join(settings).replace("192.0.2.0/24", ALLOWED)
     ini = project.folder / "production.ini"
     ini.write_text(ini.read_text().replace("[server:main]", f"{lines}\n\n[server:main]"))
+    (project.folder / "gunicorn.conf.py").write_text(GUNICORN)
     return project
 
 
@@ -123,3 +139,22 @@ def test_behind_nginx_the_caller_is_who_calls_nginx(
         ]
 
     assert statuses == [200, 403, 403, 200]
+
+
+@pytest.mark.parametrize("kind", ["waitress", "gunicorn"])
+def test_a_server_that_stops_interrupts_the_runs_that_do_not_end(
+    project: Project, kind: str
+) -> None:
+    hang = project.package / "flows" / f"hang_{kind}.py"
+    hang.write_text(HANG.replace("def hang", f"def hang_{kind}"))
+    impatient = project.environment | {"HEARTBEAT_SHUTDOWN_GRACE": "1s"}
+
+    with serve(replace(project, environment=impatient), kind) as server:
+        status = beat(project, server.port, ALLOWED, Prefer="wait=0")
+    hang.unlink()
+
+    assert status == 202
+    assert server.process.returncode == 0
+    assert [run["error_type"] for run in project.runs() if run["name"] == hang.stem] == [
+        "Interrupted"
+    ]

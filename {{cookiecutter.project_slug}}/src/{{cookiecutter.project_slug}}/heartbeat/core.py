@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import transaction
 import zope.sqlalchemy
@@ -54,6 +55,12 @@ class Heartbeat:
     leases: Leases = field(default_factory=Leases)
     # What optional modules want done now and then: each beat calls them when its runs are done.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
+    # What ends that which would outlive the process: called when it stops and its runs have had
+    # their time. It must wait for nothing.
+    at_exit: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        heartbeats.add(self)
 
     @property
     def worker(self) -> str:
@@ -91,6 +98,10 @@ class Heartbeat:
         password: Any = self.engine.url.password
         tokens = (*self.tokens.all(), *self.operator_tokens.all())
         return [*(token.secret for token in tokens), *([str(password)] if password else [])]
+
+
+# Those of this process, for what stops it: a server's application may be wrapped in filters.
+heartbeats: WeakSet[Heartbeat] = WeakSet()
 
 
 @cache

@@ -65,6 +65,16 @@ class LeaseExpired(DataFlowError):  # noqa: N818 - the name is part of the contr
     """A run's process gave no sign of life until its lease ended."""
 
 
+class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contract
+    """A run's process was told to stop, and its flow did not end in time."""
+
+    def __init__(self, worker: str | None, grace: int) -> None:
+        super().__init__(
+            f"{worker} was told to stop, and the flow did not end within the {grace} s that it had "
+            "then: raise heartbeat.shutdown_grace, or let the flow do less at a time"
+        )
+
+
 class Cancelled(DataFlowError):  # noqa: N818 - the name is part of the contract
     """A pending run was ended before it started."""
 

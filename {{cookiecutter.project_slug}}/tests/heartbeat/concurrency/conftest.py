@@ -32,7 +32,7 @@ use = call:{app}
 {settings}
 
 [server:main]
-use = egg:waitress
+use = egg:{{cookiecutter.project_slug}}#server
 listen = 127.0.0.1:{port}
 threads = 8
 
@@ -95,6 +95,10 @@ class Server:
     def go_on(self) -> None:
         """Let it go on as if nothing had happened."""
         self.process.send_signal(signal.SIGCONT)
+
+    def tell(self, number: signal.Signals) -> None:
+        """Send the process a signal that it may handle."""
+        self.process.send_signal(number)
 
     def kill(self) -> None:
         """End the process as `kill -9` does."""
@@ -167,9 +171,10 @@ def serve(tmp_path: Path, folder: Path, database_url: str, written: None) -> Ite
                     stderr=subprocess.STDOUT,
                 )
             servers.append(Server(port, process, log_file))
-        for server in servers:
+        started = servers[-len(settings) :]
+        for server in started:
             wait_until_ready(server)
-        return servers
+        return started
 
     yield start
     for server in servers:

@@ -5,6 +5,7 @@ tells by files in the folder that the setting `test.folder` names.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, event, func, in
 from sqlalchemy.engine import ExceptionContext
 
 from {{cookiecutter.project_slug}}.heartbeat import (
+    Heartbeat,
     Run,
 )
 from {{cookiecutter.project_slug}}.heartbeat.models.meta import (
@@ -75,6 +77,18 @@ def write_last(folder: Path) -> Callable[[Run], None]:
     return work
 
 
+def cling(folder: Path) -> Callable[[Run], None]:
+    """Make a flow that never ends, on a thread that an interpreter would wait for at its exit."""
+
+    def work(_run: Run) -> None:
+        never = threading.Event()
+        threading.Thread(target=never.wait, daemon=False).start()
+        (folder / "inside").touch()
+        never.wait()
+
+    return work
+
+
 def in_step(folder: Path) -> Callable[[Run], int]:
     """Make a flow that reads and writes, and that waits after reading until all others have."""
 
@@ -98,15 +112,25 @@ def main(_global_config: dict[str, str], **settings: Any) -> Router:
         "hold": [("hold", hold(folder), {"every": "1s"})],
         "write last": [("write last", write_last(folder), daily)],
         "retry": [("retry", hold(folder), {**daily, "on_lost": "retry"})],
+        "retry last": [("retry", write_last(folder), {**daily, "on_lost": "retry"})],
+        "two": [(f"write last {number}", write_last(folder), daily) for number in range(2)],
+        "cling": [("cling", cling(folder), daily)],
         "in step": [(f"step {number}", in_step(folder), daily) for number in range(TOGETHER)],
     }
     with Configurator(settings=settings) as config:
         config.include("{{cookiecutter.project_slug}}.heartbeat")
-        event.listen(config.registry["heartbeat"].engine, "handle_error", tell_of)
+        heartbeat: Heartbeat = config.registry["heartbeat"]
+        event.listen(heartbeat.engine, "handle_error", tell_of)
+        heartbeat.at_exit += [break_off, (folder / "at exit").touch]
         for name, function, options in flows[settings["test.flows"]]:
             config.add_flow(function, name=name, **options)
         app: Router = config.make_wsgi_app()
         return app
+
+
+def break_off() -> None:
+    """Be something to be called at exit that fails."""
+    raise OSError("there is no such process")
 
 
 def tell_of(context: ExceptionContext) -> None:

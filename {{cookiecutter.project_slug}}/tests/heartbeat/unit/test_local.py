@@ -109,3 +109,67 @@ def test_runs_do_not_keep_a_process_from_ending() -> None:
     gate.set()
 
     assert thread.daemon
+
+
+def test_a_stopped_executor_has_no_free_worker_and_tells_what_is_at_work() -> None:
+    executor, gate = LocalExecutor(2), threading.Event()
+    start_one(executor, gate)
+
+    [run] = executor.stop()
+
+    assert (run.id, free(executor)) == (1, 0)
+    assert (executor.stopped, executor.abandoned) == (True, False)
+    gate.set()
+    executor.wait_until_idle(SECONDS)
+    assert executor.stop(abandon=True) == []
+    assert (free(executor), executor.abandoned) == (0, False)
+
+
+def test_who_waits_for_a_worker_is_woken_when_there_is_none_to_come() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    start_one(executor, gate)
+
+    for abandon in (False, True):
+        freed = executor.freed
+        waiting = threading.Thread(
+            target=executor.wait_until_freed, args=(freed, threading.TIMEOUT_MAX), daemon=True
+        )
+        waiting.start()
+        executor.stop(abandon=abandon)
+        waiting.join(SECONDS)
+        assert not waiting.is_alive()
+
+    assert executor.abandoned
+    gate.set()
+
+
+def test_a_claim_that_began_before_the_stop_is_waited_for() -> None:
+    executor, gate, claiming = LocalExecutor(1), threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def claim() -> None:
+        with executor.free_workers() as workers:
+            claiming.set()
+            gate.wait(SECONDS)
+            workers.taken = workers.free
+        executor.start(lambda _run: ended.append(True), DataFlowRun(id=1))
+
+    threading.Thread(target=claim, daemon=True).start()
+    assert claiming.wait(SECONDS)
+    executor.stop()
+    threading.Timer(0.1, gate.set).start()
+    executor.wait_until_idle(SECONDS)
+
+    assert ended == [True]
+
+
+def test_waiting_for_runs_that_do_not_end_is_over_when_its_time_is_up() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    start_one(executor, gate)
+    executor.stop()
+
+    executor.wait_until_idle(0.01)
+
+    [run] = executor.stop(abandon=True)
+    assert (run.id, executor.abandoned) == (1, True)
+    gate.set()

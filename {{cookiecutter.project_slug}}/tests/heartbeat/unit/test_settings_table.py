@@ -65,6 +65,7 @@ def test_the_servers_hand_over_what_the_door_asks_for(file: str) -> None:
     parser.read(PROJECT / file, "utf-8")
     server = parser["server:main"]
 
+    assert server["use"] == "egg:{{cookiecutter.project_slug}}#server"
     assert server["threads"] == "8"
     assert server["clear_untrusted_proxy_headers"] == "false"
     assert "trusted_proxy" not in server

@@ -1,6 +1,7 @@
 """The local executor: at most so many runs at once, each on a thread of this process."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,25 +20,29 @@ class FreeWorkers:
 class LocalExecutor:
     """Counts free workers and starts runs. A worker is taken before its run is claimed.
 
-    The threads are daemons: those of an ordinary pool are waited for at exit without limit.
+    The threads are daemons: those of an ordinary pool are waited for at exit without limit. When
+    the process stops, `stopped` tells that nothing is to be claimed any more, and later `abandoned`
+    that runs are left at work for which nobody is to wait.
     """
 
     def __init__(self, workers: int) -> None:
-        self._free = workers
+        self._workers = self._free = workers
         self._freed = 0
+        self._at_work: list[DataFlowRun] = []
+        self.stopped = self.abandoned = False
         self._changed = threading.Condition()
         self._claiming = threading.Lock()
 
     @property
     def freed(self) -> int:
-        """How often a worker became free: what `wait_until_freed` compares with."""
+        """How often a worker became free, or was stopped: `wait_until_freed` compares with it."""
         return self._freed
 
     @contextmanager
     def free_workers(self) -> Iterator[FreeWorkers]:
         """Give the free workers to one claim at a time; it sets how many it has `taken`."""
         with self._claiming:
-            workers = FreeWorkers(self._free)
+            workers = FreeWorkers(0 if self.stopped else self._free)
             yield workers
             with self._changed:
                 self._free -= workers.taken
@@ -50,10 +55,12 @@ class LocalExecutor:
                 job(run)
             finally:
                 with self._changed:
+                    self._at_work.remove(run)
                     self._free += 1
                     self._freed += 1
                     self._changed.notify_all()
 
+        self._at_work.append(run)
         try:
             threading.Thread(target=work, name=f"heartbeat-run-{run.id}", daemon=True).start()
         except RuntimeError:  # no thread to be had: the run is claimed, so it runs here
@@ -63,3 +70,24 @@ class LocalExecutor:
         """Wait until `freed` is no longer `since`, at most `seconds`."""
         with self._changed:
             self._changed.wait_for(lambda: self._freed != since, seconds)
+
+    def stop(self, *, abandon: bool = False) -> list[DataFlowRun]:
+        """Let no worker be free from now on; return the runs at work.
+
+        Wakes who waits for a worker; with `abandon`, nobody is to wait for these runs either.
+        """
+        with self._changed:
+            self.stopped = True
+            self.abandoned = abandon and bool(self._at_work)
+            self._freed += 1
+            self._changed.notify_all()
+            return list(self._at_work)
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until no run is at work, nor being claimed, at most `seconds`. To follow `stop`."""
+        deadline = time.monotonic() + seconds
+        if self._claiming.acquire(timeout=seconds):
+            self._claiming.release()
+        with self._changed:
+            left = deadline - time.monotonic()
+            self._changed.wait_for(lambda: self._free == self._workers, left)

@@ -94,9 +94,12 @@ class _Beat:
             register(self.heartbeat)
             if self._look():
                 self._claim_and_execute()
+                if self.heartbeat.executor.abandoned:
+                    self.ended.set()  # the process stops: the reply waits for no database
                 with self.heartbeat.session() as session:
                     self.answer = self._save(session)
-            self._do_chores()
+            if not self.heartbeat.executor.stopped:
+                self._do_chores()
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
         finally:
@@ -154,20 +157,21 @@ class _Beat:
         contended = 0
         while True:
             freed = executor.freed
-            workers, runs = self._claim()
+            workers, runs = (0, []) if executor.stopped else self._claim()
             for run in runs:
                 executor.start(self._execute, run)
             pause = self._seconds_left()
             if runs:
                 contended = 0
             elif self.report().flows_in_progress == 0:
-                if contended == CONTENDED_CLAIMS or not self._anything_due():
+                done = executor.stopped or contended == CONTENDED_CLAIMS
+                if done or not self._anything_due():
                     return
                 if workers:
                     contended += 1
                     pause = min(pause, CONTENDED_PAUSE)
             executor.wait_until_freed(freed, pause)
-            if self._seconds_left() <= 0:
+            if self._seconds_left() <= 0 or executor.abandoned:
                 return
 
     def _seconds_left(self) -> float:
