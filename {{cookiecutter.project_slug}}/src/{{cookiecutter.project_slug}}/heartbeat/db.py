@@ -5,7 +5,6 @@ This module and `models/meta.py` are the only places that know which database it
 
 import os
 import shlex
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -147,8 +146,7 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
     except OperationalError as error:
-        # The lowest byte is the kind of the error.
-        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+        if not getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
             raise
         return False
     finally:

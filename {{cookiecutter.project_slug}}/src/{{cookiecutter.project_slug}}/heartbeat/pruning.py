@@ -4,11 +4,12 @@ A step passes over what somebody else has locked, and locks for some millisecond
 for: ended runs, beats, and flows that none can run. Windows are safe: the flows' rows keep them.
 """
 
-from dataclasses import dataclass
+import threading
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from pyramid.config import Configurator
-from sqlalchemy import Select, delete, select
+from sqlalchemy import ColumnElement, Select, SQLColumnExpression, delete, false, select
 from sqlalchemy.orm import Session, contains_eager
 
 from .core import Heartbeat
@@ -20,13 +21,12 @@ from .models import DataFlow, DataFlowBeat, DataFlowRun, RunStatus
 FLOWS = 100
 ROWS = 500
 # How soon a process begins with the first flow again, in seconds.
-PAUSE = 300.0
+PAUSE = 600.0
 ENDED = (RunStatus.SUCCESS.value, RunStatus.FAILED.value)
 
 
-@dataclass
-class Walk:
-    """A walk over all flows: the id it goes on after, and how many rows it has removed."""
+class Walk(NamedTuple):
+    """A walk over all flows: the id it goes on after, if there is more, and what it removed."""
 
     after: int = 0
     more: bool = True
@@ -36,74 +36,100 @@ class Walk:
 
 def includeme(config: Configurator) -> None:
     """Let each beat do a step, until all flows have been looked at; and again after a pause."""
-    walk, next_at = Walk(more=False), 0.0
+    walk, next_at, walking = Walk(more=False), 0.0, threading.Lock()
 
     def chore(heartbeat: Heartbeat) -> None:
         nonlocal walk, next_at
-        now = heartbeat.clock.monotonic()
-        if not walk.more and now >= next_at:
-            walk, next_at = Walk(), now + PAUSE
-        if walk.more:
-            prune(heartbeat, walk, wait=False)
+        # One beat at a time: each of two would believe of the other's rows that they are seen to.
+        if not walking.acquire(blocking=False):
+            return
+        try:
+            now = heartbeat.clock.monotonic()
+            if not walk.more and now >= next_at:
+                walk, next_at = Walk(), now + PAUSE
+            if walk.more:
+                walk = prune(heartbeat, walk, wait=False)
+        finally:
+            walking.release()
 
     config.registry["heartbeat"].chores.append(chore)
 
 
-def prune(heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> None:
-    """Do the next step of `walk`, in one transaction.
+def prune(heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> Walk:
+    """Do the next step of `walk`, in one short transaction; return how far it has come then.
 
     `wait` for SQLite's write lock; otherwise a step that meets it does nothing, and comes again.
     """
-    now = heartbeat.clock.now()
+    return heartbeat.transact(lambda session: _step(session, heartbeat, walk, wait=wait))
+
+
+def _step(session: Session, heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> Walk:
+    now, keep_runs = heartbeat.clock.now(), heartbeat.settings.keep_runs
     too_old = now - timedelta(days=heartbeat.settings.keep_days)
-    columns = (DataFlow.id, DataFlow.handler, DataFlow.last_run_at)
+    columns = (DataFlow.id, DataFlow.handler, DataFlow.last_run_at, _has_old(keep_runs, too_old))
     next_flows = select(*columns).where(DataFlow.id > walk.after).order_by(DataFlow.id)
-    old_beats = select(DataFlowBeat.id).where(DataFlowBeat.received_at < too_old)
+    flows = session.execute(next_flows.limit(FLOWS)).all()
     after, runs, removed_runs, removed_beats = walk.after, list[int](), 0, 0
-    with heartbeat.session() as session:
-        flows = session.execute(next_flows.limit(FLOWS)).all()
-        for after, _handler, last_run_at in flows:
-            old_runs = _old_runs(after, last_run_at, heartbeat.settings.keep_runs, too_old)
+    for after, _handler, last_run_at, has_old in flows:
+        if has_old:
+            old_runs = _old_runs(after, last_run_at, keep_runs, too_old)
             runs += session.scalars(old_runs.limit(ROWS - len(runs)))
-            if len(runs) == ROWS:
-                break
-        beats = [*session.scalars(old_beats.order_by(DataFlowBeat.received_at).limit(ROWS))]
-        unknown = [flow.id for flow in flows if flow.handler not in heartbeat.flows]
+        if len(runs) == ROWS:
+            break
+    old_beats = select(DataFlowBeat.id).where(DataFlowBeat.received_at < too_old)
+    beats = [*session.scalars(old_beats.order_by(DataFlowBeat.received_at).limit(ROWS))]
+    unknown = [flow.id for flow in flows if flow.handler not in heartbeat.flows]
+    if runs or beats or unknown:
+        if not begin_writing(session, wait=wait):
+            return walk
         forgotten = (
             DataFlowRun.pending()
             .join(DataFlowRun.data_flow)
             .options(contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration))
             .where(DataFlow.id.in_(unknown), DataFlowRun.created_at < too_old)
-            .execution_options(populate_existing=True)
+            .with_for_update(skip_locked=True)
         )
-        if runs or beats or session.scalars(forgotten).first():
-            if not begin_writing(session, wait=wait):
-                return
-            for run in session.scalars(forgotten.with_for_update(skip_locked=True)):
-                run.fail(Cancelled(f"no process knows the handler {run.data_flow.handler!r}"), now)
-                run.data_flow.last_run_at, run.data_flow.last_run_status = now, run.status
-            removed_runs = _remove(session, DataFlowRun, runs)
-            removed_beats = _remove(session, DataFlowBeat, beats)
-    walk.runs += removed_runs
-    walk.beats += removed_beats
+        for run in session.scalars(forgotten):
+            run.fail(Cancelled(f"no process knows the handler {run.data_flow.handler!r}"), now)
+            run.data_flow.last_run_at, run.data_flow.last_run_status = now, run.status
+        removed_runs = _remove(session, DataFlowRun, runs)
+        removed_beats = _remove(session, DataFlowBeat, beats)
     full = len(runs) == ROWS
-    walk.more = full or len(flows) == FLOWS or (len(beats) == ROWS and removed_beats > 0)
-    # A flow that filled the step may have more, unless another process is removing it all.
-    walk.after = after - 1 if full and removed_runs else after
+    # Who finds what others are just removing leaves the rest of it to them, too.
+    more = full or len(flows) == FLOWS or (len(beats) == ROWS and removed_beats > 0)
+    after -= full and removed_runs > 0
+    return Walk(after, more, walk.runs + removed_runs, walk.beats + removed_beats)
+
+
+def _ended(flow_id: SQLColumnExpression[int] | int, status: str) -> Select[int]:
+    """Select the runs of a flow that ended so, the last one first."""
+    runs = select(DataFlowRun.id).where(DataFlowRun.data_flow_id == flow_id)
+    newest_first = runs.order_by(DataFlowRun.ended_at.desc(), DataFlowRun.id.desc())
+    return newest_first.where(DataFlowRun.status == status)
+
+
+def _has_old(keep_runs: int, too_old: datetime) -> ColumnElement[bool]:
+    """Tell of a flow whether it has runs that are to go; cheap enough to ask it of many."""
+    answer: ColumnElement[bool] = false()
+    for status in ENDED:
+        runs = _ended(DataFlow.id, status)
+        surplus = runs.offset(keep_runs).limit(1).scalar_subquery()
+        answer |= runs.where(DataFlowRun.ended_at < too_old).exists() & surplus.is_not(None)
+    return answer
 
 
 def _old_runs(
     flow_id: int, last_run_at: datetime | None, keep_runs: int, too_old: datetime
 ) -> Select[int]:
     """Select the runs of a flow that are to go."""
-    runs = select(DataFlowRun.id).where(DataFlowRun.data_flow_id == flow_id)
-    # The last run stays, even if the clock was ahead when those before it ended.
-    old = runs.where(DataFlowRun.ended_at < too_old, DataFlowRun.ended_at != last_run_at)
-    newest_first = runs.order_by(DataFlowRun.ended_at.desc(), DataFlowRun.id.desc())
+    old = select(DataFlowRun.id).where(
+        DataFlowRun.data_flow_id == flow_id, DataFlowRun.status.in_(ENDED)
+    )
     for status in ENDED:
-        kept = newest_first.where(DataFlowRun.status == status).limit(keep_runs).subquery()
+        kept = _ended(flow_id, status).limit(keep_runs).subquery()
         old = old.where(DataFlowRun.id.not_in(select(kept.c.id)))
-    return old.where(DataFlowRun.status.in_(ENDED))
+    # The last run stays, even if the clock was ahead when those before it ended.
+    return old.where(DataFlowRun.ended_at < too_old, DataFlowRun.ended_at != last_run_at)
 
 
 def _remove(session: Session, table: type[DataFlowRun | DataFlowBeat], ids: list[int]) -> int:

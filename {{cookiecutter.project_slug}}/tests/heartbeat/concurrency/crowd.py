@@ -1,6 +1,6 @@
 """Ten processes that do the same thing at the same moment, as a program.
 
-python -m tests.heartbeat.concurrency.crowd migrate|register FILE.ini
+python -m tests.heartbeat.concurrency.crowd migrate|prune|register FILE.ini
 
 It exits with how many of the ten failed. They are forked when all is loaded, as by a server, so
 that they meet.
@@ -25,8 +25,8 @@ TEN = 10
 
 def prepare(what: str, ini_file: str) -> Callable[[], object]:
     """Load what it takes, without a connection; return what is left to do."""
-    if what == "migrate":
-        return lambda: heartbeat_command(["migrate", "-c", ini_file], standalone_mode=False)
+    if what != "register":
+        return lambda: heartbeat_command([what, "-c", ini_file], standalone_mode=False)
     heartbeat = get_app(ini_file).registry["heartbeat"]
     return lambda: register(heartbeat)
 

@@ -1,12 +1,16 @@
 """Where the database is, and what its connections have set."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import Engine, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}}.heartbeat.db import (
+    begin_writing,
     create_database,
     database_url,
     make_engine,
@@ -90,6 +94,36 @@ def test_who_waits_for_the_write_lock_of_sqlite_outlasts_any_flow(tmp_path: Path
     engine.dispose()
 
     assert timedelta(milliseconds=milliseconds) >= timedelta(days=1)
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Engine]:
+    """Make a SQLite file, whatever database the other tests have."""
+    engine = make_engine(make_url(f"sqlite:///{tmp_path / 'app.sqlite'}"), lock_seconds=60)
+    yield engine
+    engine.dispose()
+
+
+def test_who_must_not_wait_for_sqlites_lock_is_told_at_once_that_it_is_held(
+    sqlite: Engine,
+) -> None:
+    with Session(sqlite) as first, Session(sqlite) as second:
+        assert begin_writing(first, wait=False) is True
+        assert begin_writing(second, wait=False) is False
+        first.rollback()
+        assert begin_writing(second, wait=False) is True
+        # The connections wait for the lock as they did before.
+        patience = [session.scalar(text("PRAGMA busy_timeout")) for session in (first, second)]
+
+    assert patience == [60_000, 60_000]
+
+
+def test_another_reason_not_to_begin_is_an_error(sqlite: Engine) -> None:
+    with Session(sqlite) as session:
+        begin_writing(session)
+
+        with pytest.raises(OperationalError, match="within a transaction"):
+            begin_writing(session, wait=False)
 
 
 def test_the_folder_of_a_database_file_is_made(tmp_path: Path) -> None:

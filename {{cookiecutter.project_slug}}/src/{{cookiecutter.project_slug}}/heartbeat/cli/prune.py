@@ -20,9 +20,8 @@ def prune(config: str, *, as_json: bool) -> None:
     walk = Walk()
     with application(config) as heartbeat:
         while walk.more:
-            prune_step(heartbeat, walk, wait=True)
-    removed = {"runs": walk.runs, "beats": walk.beats}
+            walk = prune_step(heartbeat, walk, wait=True)
     if as_json:
-        show("removed", [removed], as_json=True)
+        show("removed", [{"runs": walk.runs, "beats": walk.beats}], as_json=True)
     else:
         click.echo(f"removed {walk.runs} runs and {walk.beats} beats")
