@@ -11,6 +11,7 @@ from importlib.resources import files
 from pydantic import SecretStr
 from pyramid.config import Configurator
 from pyramid.request import Request
+from sqlalchemy import URL
 
 from .clock import SystemClock
 from .core import Heartbeat
@@ -20,7 +21,7 @@ from .registry import add_flow, flow, refuse_one_name_twice
 from .runs.run import Run, Window
 from .runs.session import watch_errors
 from .security.token import Tokens
-from .settings import read_settings
+from .settings import Settings, read_settings
 
 __all__ = ["Heartbeat", "Run", "Window", "flow", "includeme"]
 
@@ -31,16 +32,7 @@ VERSION = files(__package__).joinpath("VERSION").read_text().strip()
 def includeme(config: Configurator) -> None:
     """Wire the heartbeat into an application. Raises SettingsError with every fault at once."""
     settings, url = read_settings(config.registry.settings)
-    engine = make_engine(url, pool_size=settings.workers + 2)
-    watch_errors(engine)
-    config.registry["heartbeat"] = Heartbeat(
-        settings=settings,
-        engine=engine,
-        clock=SystemClock(),
-        executor=LocalExecutor(settings.workers),
-        tokens=Tokens(_secret(settings.token), settings.token_file),
-        operator_tokens=Tokens(_secret(settings.operator_token), settings.operator_token_file),
-    )
+    config.registry["heartbeat"] = make_heartbeat(settings, url)
     config.registry["heartbeat.places"] = {}
     config.add_request_method(_heartbeat, "heartbeat", reify=True)
     config.add_directive("add_flow", add_flow)
@@ -53,6 +45,24 @@ def includeme(config: Configurator) -> None:
     # Optional: delete a line and its module, and the rest works without it.
     config.include(".security.throttle")
     config.include(".pruning")
+    config.include(".executors.child")
+
+
+def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
+    """Return what an application holds of the heartbeat, without any flow yet.
+
+    It connects when it is used. Raises SettingsError when the database's driver is missing.
+    """
+    engine = make_engine(url, pool_size=settings.workers + 2)
+    watch_errors(engine)
+    return Heartbeat(
+        settings=settings,
+        engine=engine,
+        clock=SystemClock(),
+        executor=LocalExecutor(settings.workers),
+        tokens=Tokens(_secret(settings.token), settings.token_file),
+        operator_tokens=Tokens(_secret(settings.operator_token), settings.operator_token_file),
+    )
 
 
 def _heartbeat(request: Request) -> Heartbeat:

@@ -21,7 +21,9 @@ from sqlalchemy.orm import Session
 
 from .clock import Clock
 from .executors.local import LocalExecutor
+from .models import DataFlowRun, RunStatus
 from .registry import FlowDefinition
+from .runs.run import RunLog
 from .security.token import Tokens
 from .settings import Settings
 
@@ -53,6 +55,8 @@ class Heartbeat:
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
     leases: Leases = field(default_factory=Leases)
+    # Executes the runs of flows with a `timeout`: set by the optional executors/child.py.
+    execute_apart: Callable[[DataFlowRun, FlowDefinition, RunLog], RunStatus] | None = None
     # What optional modules want done now and then: each beat calls them when its runs are done.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
     # What ends that which would outlive the process: called when it stops and its runs have had

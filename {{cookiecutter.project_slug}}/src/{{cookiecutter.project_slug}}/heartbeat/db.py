@@ -7,6 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,18 +16,23 @@ from sqlalchemy import (
     Connection,
     CursorResult,
     Engine,
+    Executable,
     FromClause,
     Update,
+    column,
     create_engine,
     event,
     false,
+    func,
     make_url,
     select,
+    table,
+    text,
 )
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from .errors import DatabaseNotReadyError, SettingsError
@@ -158,6 +164,32 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
 def count_changed(session: Session, statement: Update) -> int:
     """Execute an update and return how many rows it matched: what the guards are judged by."""
     return cast("CursorResult[Any]", session.execute(statement)).rowcount
+
+
+def open_transaction(connection: Connection) -> tuple[int, str] | None:
+    """Return what names the connection's transaction on the server; None on SQLite, without one."""
+    if connection.dialect.name == "sqlite":
+        return None
+    if connection.dialect.name == "postgresql":
+        process, began = connection.execute(select(func.pg_backend_pid(), func.now())).one()
+        return process, began.isoformat()
+    return connection.execute(select(func.connection_id())).scalar_one(), ""
+
+
+def end_transaction(engine: Engine, process: int, began: str) -> None:
+    """End the server's session in which that transaction is open, with its statement and locks.
+
+    Nothing happens when it has ended already, or when the server cannot be reached.
+    """
+    statement: Executable = text("KILL :process").bindparams(process=process)
+    if engine.dialect.name == "postgresql":
+        sessions = table("pg_stat_activity", column("pid"), column("xact_start"))
+        # The moment it began tells it from a later one, of whoever has this process by then.
+        statement = select(func.pg_terminate_backend(sessions.c.pid)).where(
+            sessions.c.pid == process, sessions.c.xact_start == datetime.fromisoformat(began)
+        )
+    with suppress(SQLAlchemyError), engine.connect() as connection:
+        connection.execute(statement)
 
 
 def require_reachable(engine: Engine) -> None:

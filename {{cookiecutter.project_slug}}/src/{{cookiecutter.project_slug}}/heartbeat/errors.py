@@ -75,6 +75,14 @@ class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contra
         )
 
 
+class FlowTimeout(DataFlowError):  # noqa: N818 - the name is part of the contract
+    """A flow ran longer than its `timeout`: its process was ended."""
+
+
+class FlowProcessDied(DataFlowError):  # noqa: N818 - named like FlowTimeout
+    """The process of a flow with a `timeout` ended before the flow did."""
+
+
 class Cancelled(DataFlowError):  # noqa: N818 - the name is part of the contract
     """A pending run was ended before it started."""
 

@@ -2,12 +2,21 @@
 
 import inspect
 import json
+import pkgutil
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Annotated, Any, Literal, TypedDict, TypeVar, Unpack
 
 import venusian
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pyramid.config import PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationConflictError
 
@@ -28,6 +37,8 @@ class FlowOptions(TypedDict, total=False):
     configuration: what a new row starts with, a JSON object; the flow reads `run.configuration`.
     description: one line for people; the docstring's first line by default.
     on_lost: what becomes of a slot whose run was lost with its process: "fail", or "retry".
+    timeout: how long a run may take, such as "10m". It has a process of its own, which is ended
+        then; the function must stand at the top of a module, where that process finds it.
     """
 
     name: str
@@ -35,10 +46,15 @@ class FlowOptions(TypedDict, total=False):
     configuration: Mapping[str, Any]
     description: str
     on_lost: Literal["fail", "retry"]
+    timeout: str | int | timedelta | None
+
+
+def _seconds_or_none(value: object) -> int | None:
+    return None if value is None else parse_every(value)
 
 
 class FlowDefinition(BaseModel):
-    """A registered flow: what the code declares. `every` is in seconds."""
+    """A registered flow: what the code declares. `every` and `timeout` are in seconds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,6 +66,9 @@ class FlowDefinition(BaseModel):
     configuration: dict[str, Any] = Field(default_factory=dict, examples=[{"region": "eu"}])
     description: str = Field("", examples=["Copy new orders"])
     on_lost: Literal["fail", "retry"] = Field("fail", examples=["retry"])
+    timeout: Annotated[int | None, BeforeValidator(_seconds_or_none)] = Field(
+        None, examples=["10m"]
+    )
 
     @field_validator("configuration")
     @classmethod
@@ -67,10 +86,33 @@ class FlowDefinition(BaseModel):
             raise ValueError("is async: declare a plain function, and use asyncio.run() inside it")
         return function
 
+    @field_validator("timeout")
+    @classmethod
+    def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
+        if timeout is not None and not (info.context and info.context["can_run_apart"]):
+            raise ValueError(
+                "needs the optional module executors/child.py and its line in the engine's __init__"
+            )
+        if timeout is not None and not _is_importable(info.data.get("function")):
+            raise ValueError(
+                "its process must find the function by name, so put it at the top of a module, and "
+                "functools.wraps into what decorates it"
+            )
+        return timeout
+
     @property
     def schedule(self) -> str:
         """The declared schedule, in the words that a row keeps it in."""
         return f"every {format_every(self.every)}"
+
+
+def _is_importable(function: Handler | None) -> bool:
+    """Tell whether another process gets this very function by importing it by its name."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    try:
+        return module != "__main__" and pkgutil.resolve_name(f"{module}:{name}") is function
+    except (ImportError, AttributeError, ValueError):
+        return False
 
 
 def flow(
@@ -106,6 +148,7 @@ def add_flow(
     places named, on whatever level of inclusion they stand.
     """
     info = config.action_info
+    heartbeat = config.registry["heartbeat"]
     given = {
         "name": getattr(function, "__name__", None),
         "description": (inspect.getdoc(function) or "").partition("\n")[0],
@@ -115,11 +158,11 @@ def add_flow(
         "place": f"{info.file}, line {info.line}",
     }
     try:
-        definition = FlowDefinition.model_validate(given)
+        context = {"can_run_apart": heartbeat.execute_apart is not None}
+        definition = FlowDefinition.model_validate(given, context=context)
     except ValidationError as error:
         told = "\n  ".join(describe_faults(error, given, FlowDefinition))
         raise DeclarationError(f"{given['place']}: flow {given['name']!r}:\n  {told}") from error
-    flows = config.registry["heartbeat"].flows
     places = config.registry["heartbeat.places"]
     places.setdefault(definition.name, []).append(info)
 
@@ -129,7 +172,7 @@ def add_flow(
     introspectable.update(definition.model_dump())
     config.action(
         ("heartbeat flow", definition.name),
-        lambda: flows.__setitem__(definition.name, definition),
+        lambda: heartbeat.flows.__setitem__(definition.name, definition),
         introspectables=(introspectable,),
     )
 

@@ -245,6 +245,19 @@ def test_a_configuration_that_is_no_json_object_is_refused_with_place_and_exampl
     assert "for example, {'region': 'eu'}" in told
 
 
+def test_a_timeout_is_refused_where_nothing_could_keep_it(make_app: MakeApp) -> None:
+    def configure(config: Configurator) -> None:
+        # As it is without the optional module that runs flows apart.
+        config.registry["heartbeat"].execute_apart = None
+        config.add_flow(one, every="5m", timeout="10m")
+
+    with pytest.raises(DeclarationError) as caught:
+        make_app(configure=configure)
+
+    assert f"{__file__}, line " in str(caught.value)
+    assert "timeout is '10m': needs the optional module executors/child.py" in str(caught.value)
+
+
 def test_an_option_that_does_not_exist_is_refused_by_name(make_app: MakeApp) -> None:
     with pytest.raises(DeclarationError, match="evry: there is no such name"):
         make_app((one, {"evry": "5m"}))

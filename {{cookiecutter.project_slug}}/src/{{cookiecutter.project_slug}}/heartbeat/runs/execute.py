@@ -54,6 +54,9 @@ def execute_here(heartbeat: Heartbeat, run: DataFlowRun) -> RunStatus:
 
     session: FlowSession | None = None
     try:
+        definition = heartbeat.flows.get(run.data_flow.handler)
+        if definition and definition.timeout and heartbeat.execute_apart:
+            return heartbeat.execute_apart(run, definition, run_log)
         with flow_transaction(heartbeat.engine) as session:
             result = _call(heartbeat, run, session, run_log)
             now = heartbeat.clock.now()

@@ -24,6 +24,7 @@ def end_lost(
     error: BaseException,
     *guards: ColumnElement[bool],
     patience: float | None = None,
+    log: str | None = None,
 ) -> bool:
     """Fail a run with `error`; with `on_lost="retry"` its slot is due again, as the next attempt.
 
@@ -46,7 +47,8 @@ def end_lost(
         now = heartbeat.clock.now()
         seconds = max((now - (run.started_at or now)).total_seconds(), 0)
         told = describe_error(error, heartbeat.secrets())
-        finish(session, run, RunStatus.FAILED, now, *guards, duration=seconds, **told)
+        values = {"duration": seconds, "log": log, **told}
+        finish(session, run, RunStatus.FAILED, now, *guards, **values)
         if _is_due_again(heartbeat.flows, handler, run):
             session.add(_next_attempt(run, now))
         return True
