@@ -454,6 +454,7 @@ class Rules(RuleBasedStateMachine):
             assert flow.last_slot > now
             assert past_tolerance > -NEARLY
             assert at - now in {timedelta(0), timedelta(microseconds=1)}
+            assert (flow.last_slot - at) % flow.step, "on the grid whose slots have run"
             flow.next_slot = flow.last_slot = at
 
     @rule(index=processes)

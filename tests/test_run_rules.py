@@ -17,7 +17,7 @@ from conftest import TEMPLATE, make_config, render_into
 pytestmark = [pytest.mark.install, pytest.mark.xdist_group("run_rules")]
 
 # How many examples there is time for. Servers answer more slowly than a file.
-EXAMPLES = {"sqlite": "40", "postgresql": "8", "mysql": "8"}
+EXAMPLES = {"sqlite": "30", "postgresql": "5", "mysql": "5"}
 
 
 @pytest.fixture(scope="module")
