@@ -16,7 +16,13 @@ CHECKED = hooks tests $(wildcard scripts) '{{cookiecutter.project_slug}}/scripts
 # `make demo SERVE=1` stays up.
 export SERVE
 
-.PHONY: help setup demo test-fast test test-all sure format manifest
+# What `make chaos` and `make storm` can be told; a seed plans the same deeds again.
+MINUTES = 1
+ROUNDS = 20
+DATABASE = sqlite
+CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE)
+
+.PHONY: help setup demo test-fast test test-all chaos storm sure format manifest
 .DEFAULT_GOAL := help
 
 help: ## List these commands
@@ -35,6 +41,12 @@ test: .venv/installed ## What a change can break in every rendering: under 10 mi
 
 test-all: .venv/installed ## Everything: the matrix, updates and chaos too
 	$(PYTEST) $(TWO)
+
+chaos: .venv/installed ## Kill, stop and crash, then audit: MINUTES=10 DATABASE=postgresql SEED=1
+	$(CHAOS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
+
+storm: .venv/installed ## 50 beats at once on 200 due flows: ROUNDS=20 DATABASE=mysql
+	$(CHAOS) --storm --rounds $(ROUNDS)
 
 sure: .venv/installed ## Check format, lint and types of the template's own code
 	$(PYTHON) -m ruff format $(RUFF) --check $(CHECKED)

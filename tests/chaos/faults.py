@@ -1,0 +1,42 @@
+"""Faults that are planted into a copy of the engine, so that chaos is seen to find them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENDS, CLAIMS = "runs/execute.py", "runs/claim.py"
+TABLES = "migrations/versions/0001_create_the_heartbeat_tables.py"
+# What is taken out of the engine: in a file, all that a pattern of whole lines matches.
+FAULTS = {
+    # A run's end is written whoever has taken the run over meanwhile.
+    "guard": (
+        (ENDS, r" +DataFlowRun\.status == RunStatus\.IN_PROGRESS\.value,\n"),
+        (ENDS, r" +DataFlowRun\.claim_id == run\.claim_id,\n"),
+    ),
+    # Claims look for what is due without a lock, and the database takes a slot twice.
+    "lock": (
+        (CLAIMS, r" +\.with_for_update\(skip_locked=True\)\n"),
+        (CLAIMS, r" +begin_writing\(session\)\n"),
+        (TABLES, r" +sa\.UniqueConstraint\(\n +\"data_flow_id\",\n(?: +.*\n){3} +\),\n"),
+        (TABLES, r" +sa\.UniqueConstraint\(\"data_flow_id\", \"active\", .*\),\n"),
+    ),
+}
+
+
+def plant(fault: str, source: Path, folder: Path) -> Path:
+    """Copy the package that `source` holds into `folder`, with a fault; give the new source."""
+    copy = folder / f"source_without_{fault}"
+    shutil.copytree(source, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (engine,) = copy.glob("*/heartbeat")
+    for name, pattern in FAULTS[fault]:
+        file = engine / name
+        text, found = re.subn(pattern, "", file.read_text())
+        if not found:
+            raise LookupError(f"{name} has nothing like {pattern!r}: mend the fault")
+        file.write_text(text)
+    return copy

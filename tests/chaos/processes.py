@@ -1,0 +1,290 @@
+"""A rendered project that is installed, and the processes that serve it."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from conftest import make_config, render_into
+from test_project import SERVING, user_environment
+
+from .audit import History, read_history
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+INSIDE = Path(__file__).parent / "inside"
+DRIVERS = ("psycopg[binary]", "pymysql[rsa]")
+TOKEN = "what-chaos-beats-with-and-nobody-else"  # noqa: S105 - no secret
+PATIENCE_SECONDS = 120.0
+LEASE_SECONDS = 3
+
+INI = """
+[app:main]
+use = call:application:main
+sqlalchemy.url = {url}
+heartbeat.token = {token}
+heartbeat.lease = {lease}s
+heartbeat.wait = 2s
+heartbeat.shutdown_grace = 3s
+chaos.folder = {folder}
+chaos.flows = {flows}
+
+[server:main]
+use = {server}
+listen = 127.0.0.1:0
+threads = {threads}
+
+[loggers]
+keys = root
+
+[handlers]
+keys = console
+
+[formatters]
+keys = plain
+
+[logger_root]
+level = INFO
+handlers = console
+
+[handler_console]
+class = StreamHandler
+args = (sys.stderr,)
+formatter = plain
+
+[formatter_plain]
+format = %(asctime)s %(levelname)s %(name)s [%(threadName)s] %(message)s
+"""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project with its packages and the drivers of all databases in `.venv`."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    @property
+    def source(self) -> Path:
+        """The folder that holds its package."""
+        return self.folder / "src"
+
+
+def install(folder: Path) -> Project:
+    """Render the project with its defaults, and install it."""
+    environment = user_environment(folder)
+    rendered = render_into(folder, make_config(folder))
+    make = ["uv", "venv", "--quiet", "--python", sys.executable, ".venv"]
+    fill = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python"]
+    packages = ["--editable", ".[throttle]", "--constraint", "constraints.txt", *DRIVERS]
+    for command in (make, [*fill, *packages]):
+        subprocess.run(command, cwd=rendered, env=environment, check=True)
+    return Project(rendered, environment)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a beat was answered; `status` is 0 where no answer came."""
+
+    status: int
+    body: dict[str, Any]
+    sent_at: datetime
+    answered_at: datetime
+
+
+class Process:
+    """A process that serves the application, from its start to its end."""
+
+    def __init__(self, command: list[str], environment: dict[str, str], log_file: Path) -> None:
+        """Start it; it listens a moment later."""
+        self.log_file = log_file
+        self._port = 0
+        with log_file.open("wb") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+    @property
+    def id(self) -> int:
+        """The number that the system gave it."""
+        return self._process.pid
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is no more."""
+        return self._process.poll() is not None
+
+    @property
+    def exit_code(self) -> int | None:
+        """How it ended, if it has: minus the number of a signal that ended it."""
+        return self._process.poll()
+
+    @property
+    def log(self) -> str:
+        """All that it has said."""
+        return self.log_file.read_text(errors="replace")
+
+    @property
+    def last_words(self) -> str:
+        """The last line that it has said."""
+        return "".join(self.log.splitlines()[-1:])
+
+    @property
+    def port(self) -> int:
+        """Where it listens; 0 before it does."""
+        if not self._port and (match := SERVING.search(self.log)):
+            self._port = int(match[1])
+        return self._port
+
+    def wait_until_ready(self) -> None:
+        """Wait until it listens."""
+        wait_until(lambda: self.ended or bool(self.port), f"{self.log_file} listens")
+        if self.ended:
+            raise RuntimeError(f"a server has ended:\n{self.log}")
+
+    def beat(self, wait: int = 2, patience: float = PATIENCE_SECONDS, prefer: str = "") -> Reply:
+        """Call the heartbeat; `wait` is what it may take to answer, in seconds."""
+        sent_at = datetime.now(UTC)
+        status, body = 0, {}
+        preferences = ", ".join(filter(None, [f"wait={wait}", prefer]))
+        headers = {"Authorization": f"Bearer {TOKEN}", "Prefer": preferences}
+        try:
+            with closing(HTTPConnection("127.0.0.1", self.port, timeout=patience)) as line:
+                line.request("POST", "/heartbeat", headers=headers)
+                answer = line.getresponse()
+                body = json.loads(answer.read())
+                status = answer.status
+        except (OSError, HTTPException, ValueError) as error:
+            body = {"error": repr(error)}
+        return Reply(status, body, sent_at, datetime.now(UTC))
+
+    def kill(self) -> None:
+        """End it as `kill -9` does, and wait until it is gone."""
+        self._process.kill()
+        self._process.wait(PATIENCE_SECONDS)
+
+    def terminate(self) -> None:
+        """Ask it to end, as a service manager does."""
+        self._process.terminate()
+
+    def stop(self) -> None:
+        """Stop it, so that it does nothing until it goes on."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on."""
+        self._process.send_signal(signal.SIGCONT)
+
+
+class Site:
+    """One database, and what is served on it, in a folder of its own."""
+
+    def __init__(
+        self,
+        project: Project,
+        folder: Path,
+        url: str,
+        flows: str,
+        source: Path | None = None,
+    ) -> None:
+        """Make database and tables; `source` holds another package than the project's own."""
+        self.project, self.folder, self.url = project, folder, url
+        self.processes: list[Process] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in INSIDE.glob("*.py"):
+            shutil.copy(file, folder)
+        # Before site-packages and what is named there, which is where the project is found else.
+        places = [str(folder), *([str(source)] if source else [])]
+        self.environment = project.environment | {"PYTHONPATH": os.pathsep.join(places)}
+        own = configparser.RawConfigParser()
+        own.read(project.folder / "production.ini")
+        self.ini = folder / "chaos.ini"
+        self.ini.write_text(
+            INI.format(
+                url=url.replace("%", "%%"),
+                token=TOKEN,
+                lease=LEASE_SECONDS,
+                folder=folder,
+                flows=flows,
+                server=own["server:main"]["use"],
+                threads=own["server:main"]["threads"],
+            )
+        )
+        self.ask("prepare")
+
+    def start(self) -> Process:
+        """Start a process more."""
+        command = [str(self.project.folder / ".venv" / "bin" / "pserve"), str(self.ini)]
+        log_file = self.folder / f"process_{len(self.processes):03}.log"
+        process = Process(command, self.environment, log_file)
+        self.processes.append(process)
+        return process
+
+    def start_all(self, number: int) -> list[Process]:
+        """Start so many processes, and wait until all listen."""
+        processes = [self.start() for _ in range(number)]
+        for process in processes:
+            process.wait_until_ready()
+        return processes
+
+    def ask(self, what: str) -> Any:  # noqa: ANN401 - JSON may be anything
+        """Let the ledger do something with the database, and give what it prints."""
+        command = [".venv/bin/python", str(self.folder / "ledger.py"), what, self.url]
+        done = subprocess.run(
+            command,
+            cwd=self.project.folder,
+            env=self.environment,
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+        )
+        if done.returncode:
+            raise RuntimeError(f"{what}: {done.stderr}")
+        return json.loads(done.stdout)
+
+    def history(self) -> History:
+        """Read all that has happened."""
+        file = self.folder / "done"
+        lines = file.read_text().splitlines() if file.exists() else []
+        dumped = self.ask("dump")
+        # For whoever looks into it afterwards: the database may be gone then.
+        (self.folder / "history.json").write_text(json.dumps(dumped))
+        return read_history(dumped, [int(line.split()[0]) for line in lines])
+
+    def close(self) -> None:
+        """End all processes that are left."""
+        for process in self.processes:
+            if not process.ended:
+                process.kill()
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait until `condition` holds; raise TimeoutError, with `what` should, if it never does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.05)
+
+
+def complaints(processes: Sequence[Process]) -> Counter[str]:
+    """Give the last lines of all backtraces that processes have written, and how often."""
+    ends = re.compile(r"^Traceback .*\n(?:(?:[ \t].*)?\n)*(\S.*)$", re.MULTILINE)
+    found = (end for process in processes for end in ends.findall(process.log))
+    return Counter(re.sub(r"0x[0-9a-f]+|\d+", "N", end) for end in found)

@@ -1,0 +1,67 @@
+"""Chaos and storms, as short as they still tell something, and faults that they must find."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .beating import Chaos
+from .faults import plant
+from .storm import BEATS, FLOWS, storm
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .conftest import MakeSite
+    from .databases import Database
+    from .processes import Project
+
+pytestmark = [pytest.mark.install, pytest.mark.slow, pytest.mark.chaos]
+
+SECONDS = 25.0
+ROUNDS = 3
+
+
+def test_after_chaos_every_slot_and_every_row_is_accounted_for(
+    make_site: MakeSite, database: Database, seed: int
+) -> None:
+    outcome = Chaos(make_site("mixture"), database, seed, SECONDS).run()
+
+    assert not outcome.violations, outcome
+    print(outcome)
+    deeds = outcome.figures
+    assert deeds["kills"] + deeds["long stops"] > 0, outcome
+    assert deeds["database restarts"] == database.crashes, outcome
+    assert deeds["LeaseExpired"] > 0, outcome
+
+
+def test_in_a_storm_of_beats_each_flow_runs_once_a_round(
+    make_site: MakeSite, database: Database
+) -> None:
+    outcome = storm(make_site("many"), database, ROUNDS)
+
+    assert not outcome.violations, outcome
+    assert outcome.figures["success"] == outcome.figures["rows"] == ROUNDS * FLOWS
+    assert outcome.figures["beats"] >= ROUNDS * BEATS
+
+
+def test_chaos_finds_that_the_guard_is_missing(
+    make_site: MakeSite, database: Database, project: Project, tmp_path: Path, seed: int
+) -> None:
+    source = plant("guard", project.source, tmp_path)
+
+    outcome = Chaos(make_site("mixture", source), database, seed, SECONDS).run()
+
+    found = {violation.kind for violation in outcome.violations}
+    assert found & {"duplicate", "half-written", "window"}, outcome
+
+
+def test_a_storm_finds_that_the_lock_is_missing(
+    make_site: MakeSite, database: Database, project: Project, tmp_path: Path
+) -> None:
+    source = plant("lock", project.source, tmp_path)
+
+    outcome = storm(make_site("many", source), database, rounds=1)
+
+    assert "duplicate" in {violation.kind for violation in outcome.violations}, outcome
