@@ -181,6 +181,7 @@ class Chaos:
         """Do something to a process that serves."""
         (deed,) = self.random.choices(list(DEEDS), list(DEEDS.values()))
         self.deeds[deed] += 1
+        self.tell(f"{deed}: {place.process.id}")
         if deed == "kills":
             self.kill(place, now)
         elif deed == "terminations":
@@ -191,6 +192,11 @@ class Chaos:
             span = SHORT_STOP if deed == "short stops" else LONG_STOP
             place.stopped_at, place.until = datetime.now(UTC), now + self.random.uniform(*span)
             place.process.stop()
+
+    def tell(self, deed: str) -> None:
+        """Write down what is done, for whoever reads the logs of the processes beside it."""
+        with (self.site.folder / "deeds.log").open("a") as file:
+            file.write(f"{datetime.now(UTC)} {deed}\n")
 
     def kill(self, place: Place, now: float) -> None:
         """End a process at once; another one starts a little later."""
@@ -206,6 +212,7 @@ class Chaos:
     def go_on(self, place: Place) -> None:
         """Let a process go on that stood still, and note for how long."""
         assert place.stopped_at is not None
+        self.tell(f"goes on: {place.process.id}")
         place.process.go_on()
         span = Span(place.stopped_at, datetime.now(UTC))
         self.facts.disturbed[place.process.id].append(span)
@@ -223,6 +230,7 @@ class Chaos:
             return
         if process.ended:
             place.process, place.until = self.site.start(), NEVER
+            self.tell(f"starts: {place.process.id} after {process.id}")
         elif place.ending:
             text = f"process {process.id} does not end: {process.last_words}"
             self.facts.others.append(Violation("stuck", text))
@@ -232,16 +240,19 @@ class Chaos:
             self.go_on(place)
             if long and self.random.random() < KILLED_AFTER_STOP:
                 self.deeds["kills"] += 1
+                self.tell(f"kills: {process.id}")
                 self.kill(place, now)
 
     def crash(self) -> None:
         """Crash the database server, and start it again a little later."""
         self.deeds["database restarts"] += 1
+        self.tell("database restarts")
         since = datetime.now(UTC)
         self.database.crash()
         time.sleep(self.random.uniform(0.2, 1.5))
         self.database.start()
         self.facts.outages.append(Span(since, datetime.now(UTC)))
+        self.tell("the database is back")
 
     # What follows.
 
