@@ -1,6 +1,6 @@
 """Ten processes that do the same thing at the same moment, as a program.
 
-python -m tests.heartbeat.concurrency.crowd migrate|prune|register FILE.ini
+python -m tests.heartbeat.concurrency.crowd beat|migrate|prune|register FILE.ini
 
 It exits with how many of the ten failed. They are forked when all is loaded, as by a server, so
 that they meet.
@@ -16,6 +16,9 @@ from pyramid.paster import get_app
 from {{cookiecutter.project_slug}}.heartbeat.cli import (
     main as heartbeat_command,
 )
+from {{cookiecutter.project_slug}}.heartbeat.runs.beat import (
+    run_beat,
+)
 from {{cookiecutter.project_slug}}.heartbeat.runs.register import (
     register,
 )
@@ -25,9 +28,11 @@ TEN = 10
 
 def prepare(what: str, ini_file: str) -> Callable[[], object]:
     """Load what it takes, without a connection; return what is left to do."""
-    if what != "register":
+    if what in {"migrate", "prune"}:
         return lambda: heartbeat_command([what, "-c", ini_file], standalone_mode=False)
     heartbeat = get_app(ini_file).registry["heartbeat"]
+    if what == "beat":
+        return lambda: run_beat(heartbeat, "a crowd", None)
     return lambda: register(heartbeat)
 
 

@@ -90,6 +90,16 @@ def cling(folder: Path) -> Callable[[Run], None]:
     return work
 
 
+def write_behind(folder: Path) -> Callable[[Run], None]:
+    """Make a flow that writes as soon as the one of `hold` has written."""
+
+    def work(run: Run) -> None:
+        wait_for((folder / "inside").exists)
+        write(run)
+
+    return work
+
+
 def in_step(folder: Path) -> Callable[[Run], int]:
     """Make a flow that reads and writes, and that waits after reading until all others have."""
 
@@ -112,6 +122,10 @@ def main(_global_config: dict[str, str], **settings: Any) -> Router:
         "many": [(f"many {number}", write, daily) for number in range(MANY)],
         "hold": [("hold", hold(folder), {"every": "1s"})],
         "write last": [("write last", write_last(folder), daily)],
+        "queue": [
+            ("hold", hold(folder), daily),
+            *((f"behind {number}", write_behind(folder), daily) for number in range(TOGETHER - 1)),
+        ],
         "retry": [("retry", hold(folder), {**daily, "on_lost": "retry"})],
         "retry last": [("retry", write_last(folder), {**daily, "on_lost": "retry"})],
         "two": [(f"write last {number}", write_last(folder), daily) for number in range(2)],

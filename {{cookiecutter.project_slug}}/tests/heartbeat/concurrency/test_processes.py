@@ -1,11 +1,13 @@
 """What several processes on one database may never do to each other: real servers, real beats."""
 
 import re
+import threading
 import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import func, make_url, select, update
 from sqlalchemy.orm import Session
 
@@ -20,13 +22,17 @@ from {{cookiecutter.project_slug}}.heartbeat.migrations import (
 )
 from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlow,
+    DataFlowBeat,
     DataFlowRun,
 )
 
-from .conftest import Serve, Server, TenAtOnce, at_once, wait_until
+from ...factories import data_flow, data_flow_run
+from .conftest import SECONDS, Serve, Server, TenAtOnce, at_once, wait_until
 from .served import MANY, TOGETHER, WRITTEN
 
 ROUNDS = 3
+# The shortest lease that the settings take, in seconds.
+LEASE = 3
 
 
 def rows(dbsession: Session, *columns: Any) -> list[tuple[Any, ...]]:
@@ -119,6 +125,72 @@ def test_flows_that_read_wait_and_write_at_once_all_succeed(
     assert rows(dbsession, DataFlowRun.status) == [("success",)] * TOGETHER
     assert rows(dbsession, func.count(WRITTEN.c.id)) == [(TOGETHER,)]
     assert complaints(servers) == []
+
+
+def test_a_flow_that_holds_the_write_lock_for_twice_the_lease_gets_nobody_reaped(
+    serve: Serve, dbsession: Session, folder: Path
+) -> None:
+    lease = {"heartbeat.lease": f"{LEASE}s"}
+    *servers, other = serve("queue", lease, lease, {**lease, "heartbeat.wait": "1s"})
+    replies: list[dict[str, Any]] = []
+    calls = [threading.Thread(target=server.beat) for server in servers]
+    for call in calls:
+        call.start()
+    wait_until((folder / "inside").exists, "the flow never wrote")
+
+    # On SQLite nobody can write now, a renewal neither. On the others nobody waits.
+    until = time.monotonic() + 2 * LEASE + 1  # that it takes so long is what this is about
+    while time.monotonic() < until:
+        replies.append(other.beat())
+        time.sleep(0.1)
+    (folder / "let go").touch()
+    for call in calls:
+        call.join(SECONDS)
+    wait_until(
+        lambda: rows(dbsession, DataFlowRun.status) == [("success",)] * TOGETHER,
+        "the flows did not all succeed",
+    )
+    replies.append(other.beat())
+
+    assert {reply["status"] for reply in replies} <= {200, 202}
+    assert sum(reply["runs_reaped"] for reply in replies) == 0
+    assert rows(dbsession, func.count(WRITTEN.c.id)) == [(TOGETHER,)]
+    assert complaints([*servers, other]) == []
+
+
+@pytest.mark.usefixtures("written")
+def test_ten_processes_that_beat_at_once_run_each_flow_and_reap_each_lost_run_once(
+    ten_at_once: TenAtOnce, database_url: str, dbsession: Session
+) -> None:
+    past = SystemClock().now() - timedelta(hours=1)
+    for number in range(MANY):
+        lost = data_flow_run(status="in_progress", started_at=past, lease_expires_at=past)
+        # Nobody knows its handler, so that it is not due again.
+        lost.data_flow = data_flow(name=f"lost {number}")
+        dbsession.add(lost)
+    dbsession.commit()
+
+    def all_reaped() -> bool:
+        # What somebody else had locked at that moment is left to the next beat.
+        failed, output = ten_at_once("beat", database_url)
+        assert failed == 0, output
+        return ("in_progress",) not in rows(dbsession, DataFlowRun.status)
+
+    wait_until(all_reaped, "not all were reaped")
+
+    names = [name for (name,) in rows(dbsession, WRITTEN.c.flow_name)]
+    assert sorted(names) == sorted(f"many {number}" for number in range(MANY))
+    ended = rows(dbsession, DataFlowRun.status, DataFlowRun.error_type)
+    assert ended == [("failed", "LeaseExpired")] * MANY + [("success", None)] * MANY
+    counted = [
+        sum(count for (count,) in rows(dbsession, column))
+        for column in (
+            DataFlowBeat.runs_reaped,
+            DataFlowBeat.flows_triggered,
+            DataFlowBeat.flows_succeeded,
+        )
+    ]
+    assert counted == [MANY, MANY, MANY]
 
 
 def test_ten_processes_that_register_at_once_make_each_flow_one_row(
