@@ -20,8 +20,8 @@ from pydantic import (
 from pyramid.config import PHASE3_CONFIG, Configurator
 from pyramid.exceptions import ConfigurationConflictError
 
+from .durations import format_every, parse_every
 from .errors import DeclarationError, describe_faults
-from .schedules.every import format_every, parse_every
 
 Handler = Callable[..., Any]
 _HandlerType = TypeVar("_HandlerType", bound=Handler)

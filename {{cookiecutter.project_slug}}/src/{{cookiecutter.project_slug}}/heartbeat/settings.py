@@ -20,8 +20,8 @@ from pydantic import (
 from sqlalchemy import URL
 
 from .db import database_url
+from .durations import parse_every
 from .errors import SettingsError, describe_faults
-from .schedules.every import parse_every
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
 

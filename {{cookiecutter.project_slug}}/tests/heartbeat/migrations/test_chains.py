@@ -18,11 +18,13 @@ from {{cookiecutter.project_slug}}.heartbeat.cli import (
     main as heartbeat_command,
 )
 from {{cookiecutter.project_slug}}.heartbeat.db import (
-    create_database,
     make_engine,
 )
 from {{cookiecutter.project_slug}}.heartbeat.errors import (
     DatabaseNotReadyError,
+)
+from {{cookiecutter.project_slug}}.heartbeat.migrations.server import (
+    create_database,
 )
 from {{cookiecutter.project_slug}}.models import (
     Base,

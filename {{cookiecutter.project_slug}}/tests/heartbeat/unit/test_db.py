@@ -11,7 +11,6 @@ from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}}.heartbeat.db import (
     begin_writing,
-    create_database,
     database_url,
     make_engine,
     require_reachable,
@@ -19,6 +18,9 @@ from {{cookiecutter.project_slug}}.heartbeat.db import (
 from {{cookiecutter.project_slug}}.heartbeat.errors import (
     DatabaseNotReadyError,
     SettingsError,
+)
+from {{cookiecutter.project_slug}}.heartbeat.migrations.server import (
+    create_database,
 )
 
 # What SQLite calls it: a commit waits until the disk has it.

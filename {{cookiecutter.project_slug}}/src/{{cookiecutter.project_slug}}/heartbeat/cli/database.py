@@ -8,8 +8,9 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from .. import migrations
-from ..db import create_database, database_url, make_engine, migration_lock, reason
+from ..db import database_url, make_engine, reason
 from ..errors import DatabaseNotReadyError
+from ..migrations.server import create_database, migration_lock
 from .application import command, config_option, require_file
 
 

@@ -7,10 +7,10 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import defer
 
 from ..core import Heartbeat
+from ..durations import format_every
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun
 from ..runs.register import register
-from ..schedules.every import format_every
 from .application import application, command, config_option, json_option, show
 
 

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, SessionTransaction
 from .. import make_heartbeat
 from ..core import Heartbeat
 from ..db import end_transaction, open_transaction
+from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
 from ..models import DataFlowRun, RunStatus
 from ..registry import FlowDefinition
@@ -31,7 +32,6 @@ from ..runs.execute import execute_here
 from ..runs.lost import end_lost
 from ..runs.run import RunLog
 from ..runs.session import FlowSession
-from ..schedules.every import format_every
 
 # What the new interpreter runs. Not multiprocessing, which would import the server's own
 # `__main__` in each child.

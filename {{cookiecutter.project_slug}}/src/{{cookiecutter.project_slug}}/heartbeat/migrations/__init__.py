@@ -8,10 +8,11 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine
 
-from ..db import migration_lock, require_reachable, require_skip_locked
+from ..db import require_reachable, require_skip_locked
 from ..errors import DatabaseNotReadyError
 from ..models import DataFlow, EngineBase, is_engine_table
 from ..models.meta import VERSION_TABLE
+from .server import migration_lock
 
 _MEND = "run `heartbeat migrate`"
 

@@ -8,10 +8,11 @@ from sqlalchemy.orm import Session, defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..durations import format_every
 from ..migrations import require_current
 from ..models import DataFlow
 from ..registry import FlowDefinition
-from ..schedules.every import format_every, rescheduled
+from ..schedules.every import rescheduled
 
 
 def register(heartbeat: Heartbeat) -> None:

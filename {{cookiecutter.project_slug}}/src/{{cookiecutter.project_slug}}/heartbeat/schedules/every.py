@@ -4,11 +4,8 @@ The grid starts at the flow's first claim and moves in whole intervals from ther
 run, a late beat or a restart never shifts it.
 """
 
-import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-from ..errors import DeclarationError
 
 # A slot this share of its interval ahead, and at most so many seconds, counts as due: a scheduler
 # that calls a moment early must not lose it.
@@ -17,9 +14,6 @@ EARLY_MOST = 30.0
 
 # A last slot further ahead than that, besides, is no matter of two machines' clocks.
 SKEW_MOST = 10.0
-
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
-_LONGEST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,32 +63,3 @@ def anchored_anew(last_slot: datetime, interval: int, now: datetime) -> datetime
     """Return where a grid begins again after the clock was set back: now, but on no old slot."""
     on_old_grid = (last_slot - now) % timedelta(seconds=interval) == timedelta(0)
     return now + timedelta(microseconds=on_old_grid)
-
-
-def parse_every(value: object) -> int:
-    """Return an interval in whole seconds from "30s", "5m", "2h", "1d", seconds or a timedelta.
-
-    Raises DeclarationError for anything else, and for what is not above zero.
-    """
-    seconds: float | None = None
-    if isinstance(value, timedelta):
-        seconds = value.total_seconds()
-    elif isinstance(value, int) and not isinstance(value, bool):
-        seconds = value
-    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", value)):
-        seconds = int(match[1]) * _SECONDS[match[2]]
-    if seconds is None or seconds != int(seconds) or not 0 < seconds <= _LONGEST:
-        message = (
-            f"{value!r} is no interval: write whole seconds above zero such as "
-            '"30s", "5m", "2h" or "1d"'
-        )
-        raise DeclarationError(message)
-    return int(seconds)
-
-
-def format_every(seconds: int) -> str:
-    """Return an interval as a person types it: 300 is "5m", 90 is "90s"."""
-    for unit in ("d", "h", "m"):
-        if seconds % _SECONDS[unit] == 0:
-            return f"{seconds // _SECONDS[unit]}{unit}"
-    return f"{seconds}s"

@@ -1,16 +1,18 @@
-"""Intervals as people write them; the grid itself is shown in functional/test_grid.py."""
+"""Durations as people write them; the grid itself is shown in functional/test_grid.py."""
 
 from datetime import timedelta
 
 import pytest
 
+from {{cookiecutter.project_slug}}.heartbeat.durations import (
+    format_every,
+    parse_every,
+)
 from {{cookiecutter.project_slug}}.heartbeat.errors import (
     DeclarationError,
 )
 from {{cookiecutter.project_slug}}.heartbeat.schedules.every import (
     early_tolerance,
-    format_every,
-    parse_every,
 )
 
 

@@ -1,0 +1,38 @@
+"""Durations as people type them: "30s", "5m", "2h", "1d" or plain seconds."""
+
+import re
+from datetime import timedelta
+
+from .errors import DeclarationError
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
+_LONGEST = 2**31 - 1
+
+
+def parse_every(value: object) -> int:
+    """Return an interval in whole seconds from "30s", "5m", "2h", "1d", seconds or a timedelta.
+
+    Raises DeclarationError for anything else, and for what is not above zero.
+    """
+    seconds: float | None = None
+    if isinstance(value, timedelta):
+        seconds = value.total_seconds()
+    elif isinstance(value, int) and not isinstance(value, bool):
+        seconds = value
+    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", value)):
+        seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds is None or seconds != int(seconds) or not 0 < seconds <= _LONGEST:
+        message = (
+            f"{value!r} is no interval: write whole seconds above zero such as "
+            '"30s", "5m", "2h" or "1d"'
+        )
+        raise DeclarationError(message)
+    return int(seconds)
+
+
+def format_every(seconds: int) -> str:
+    """Return an interval as a person types it: 300 is "5m", 90 is "90s"."""
+    for unit in ("d", "h", "m"):
+        if seconds % _SECONDS[unit] == 0:
+            return f"{seconds // _SECONDS[unit]}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,83 @@
+"""What migrating asks of a server: a database, made if it is missing, and one process at a time."""
+
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy.exc import DBAPIError
+
+from ..db import reason, require_reachable
+from ..errors import DatabaseNotReadyError
+
+
+def create_database(engine: Engine) -> bool:
+    """Create the engine's database if its server lacks it; tell whether that was needed.
+
+    SQLite makes its file at the first connection; here only its folder is made. Raises
+    DatabaseNotReadyError: with the command to run, where creating is not allowed.
+    """
+    url = engine.url
+    kind = url.get_backend_name()
+    if kind == "sqlite":
+        if url.database and url.database != ":memory:":
+            Path(url.database).resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return False
+    try:
+        require_reachable(engine)
+    except DatabaseNotReadyError:
+        # Each server has this one; if it cannot be reached either, nothing is there to create in.
+        catalog = "postgres" if kind == "postgresql" else "information_schema"
+        server = create_engine(url.set(database=catalog), isolation_level="AUTOCOMMIT")
+        try:
+            connection = server.connect()
+        except DBAPIError:
+            connection = None
+        if connection is None:
+            raise
+    else:
+        return False
+    quote = server.dialect.identifier_preparer.quote_identifier
+    name = quote(url.database or "")
+    create = f"CREATE DATABASE {name}{'' if kind == 'postgresql' else ' CHARACTER SET utf8mb4'}"
+    try:
+        with connection:
+            user = connection.exec_driver_sql("SELECT CURRENT_USER").scalar_one()
+            connection.exec_driver_sql(create)
+    except DBAPIError as error:
+        with suppress(DatabaseNotReadyError):
+            require_reachable(engine)
+            return False  # Another process was faster.
+        # Whoever runs the command must not be the only one who may use the database then.
+        if kind == "postgresql":
+            client, command = "psql postgres -c", f"{create} OWNER {quote(user)}"
+        else:
+            account = "'@'".join(user.rsplit("@", 1))
+            client, command = "mysql -e", f"{create}; GRANT ALL ON {name}.* TO '{account}'"
+        raise DatabaseNotReadyError(
+            f"the database {url.database!r} is missing and cannot be created "
+            f"({reason(error)}): have it made with {client} {shlex.quote(command)}"
+        ) from error
+    finally:
+        server.dispose()
+    return True
+
+
+@contextmanager
+def migration_lock(connection: Connection) -> Iterator[None]:
+    """Let one process migrate at a time; the others wait, and then find nothing to do."""
+    kind = connection.dialect.name
+    if kind == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield
+    elif kind == "postgresql":
+        # Ends with the transaction, so that a pooling proxy between us and the server is fine.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(744196403)")
+        yield
+    else:
+        connection.exec_driver_sql("SELECT GET_LOCK('heartbeat_migrate', 600)")
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("SELECT RELEASE_LOCK('heartbeat_migrate')")
