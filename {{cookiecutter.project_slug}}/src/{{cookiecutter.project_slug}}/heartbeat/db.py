@@ -78,6 +78,8 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
     if url.get_backend_name() == "sqlite":
         # The driver's own transactions begin too late, and not at all before a savepoint.
         options["connect_args"] = {"isolation_level": None, "timeout": lock_seconds}
+        # Who waits for the write lock waits on a connection, and nobody may lack one for that.
+        options["max_overflow"] = -1
     else:
         # MariaDB's default, REPEATABLE READ, makes healthy runs deadlock at their finish.
         options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}

@@ -4,27 +4,31 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, make_url, select, text
 from sqlalchemy.orm import Session
+from webtest import TestApp
 
 from {{cookiecutter.project_slug}}.heartbeat import (
     Run,
 )
 from {{cookiecutter.project_slug}}.heartbeat.db import (
+    begin_writing,
     make_engine,
 )
 from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlow,
+    DataFlowBeat,
     DataFlowRun,
 )
 
 from ..conftest import MakeApp, heartbeat_of
 from ..notes import Note
-from .conftest import Command
+from .conftest import Command, settle
 
 Post = Callable[..., Any]
 
@@ -98,7 +102,30 @@ def test_a_flow_sees_what_others_commit_while_it_works(
     assert dbsession.scalars(select(DataFlowRun.result)).all() == [[0, 1]]
 
 
-if DATABASE != "sqlite":  # which has neither
+if DATABASE == "sqlite":  # where one who has written makes all others wait
+    BEATS = 40
+
+    def test_any_number_of_beats_waits_for_the_write_lock(
+        make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
+    ) -> None:
+        app = make_app((lambda _run: None, {"start": "next"}))
+        post(app)
+        pool: Any = heartbeat_of(app).engine.pool
+        pool._timeout = 0.1  # noqa: SLF001 - who gets no connection is to give up within the test
+
+        with Session(elsewhere) as session, ThreadPoolExecutor(BEATS) as callers:
+            begin_writing(session)
+            beats = [
+                callers.submit(post, TestApp(app.app), status=202, Prefer="wait=0")
+                for _ in range(BEATS)
+            ]
+            assert {beat.result().json["flows_in_progress"] for beat in beats} == {0}
+        settle()
+
+        assert len(dbsession.scalars(select(DataFlowBeat.id)).all()) == 1 + BEATS
+
+
+if DATABASE != "sqlite":  # which has neither levels nor a server
 
     @pytest.fixture(params=["REPEATABLE READ", "SERIALIZABLE"])
     def _strict(
