@@ -185,6 +185,12 @@ class Rules(RuleBasedStateMachine):
         self.clock.advance(seconds)
         self.clock.leap(leap)
 
+    @rule(name=flow_names, steps=st.integers(2, 50))
+    def the_clock_leaps_onto_a_slot(self, name: str, steps: int) -> None:
+        """Somebody sets the clock back to the very moment of a slot that has run."""
+        if (flow := self.named(name)) and flow.last_slot is not None:
+            self.clock.leap((flow.last_slot - self.now - steps * flow.step).total_seconds())
+
     def leap_to_a_moment_that_never_was(self, seconds: float) -> None:
         """Leap so that no time is met again to the microsecond."""
         self.leapt += 1

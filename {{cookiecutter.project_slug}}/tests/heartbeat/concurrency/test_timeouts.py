@@ -205,6 +205,15 @@ def test_a_flow_that_swallows_a_database_error_fails_with_it(
     assert written(dbsession) == ["shared"]
 
 
+def test_a_flow_has_succeeded_although_its_process_does_not_exit(
+    run: Callable[..., list[DataFlowRun]], dbsession: Session
+) -> None:
+    [row] = run(apart.leaves_a_thread, timeout="1h")
+
+    assert (row.status, row.error_type) == ("success", None)
+    assert written(dbsession) == ["shared", "leaves_a_thread 0 1"]
+
+
 def test_several_run_at_once(run: Callable[..., list[DataFlowRun]]) -> None:
     rows = run(*[apart.meets] * apart.TOGETHER)
 
