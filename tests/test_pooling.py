@@ -140,13 +140,13 @@ def test_it_works_behind_a_proxy_that_pools_transactions(
 
     assert set(statuses) == {200}, server.said
     ended = {
-        (run["name"].partition("_")[0], run["status"], run["result"], run["error_message"])
+        (run["name"].partition("_")[0], run["status"], str(run["result"]), run["error_message"])
         for run in history(project, environment)
     }
     assert ended == {
-        ("import", "success", {"files": 0, "rows": 0, "problems": []}, None),
+        ("import", "success", "{'files': 0, 'rows': 0, 'problems': []}", None),
         ("good", "success", "read committed", None),
-        ("bad", "failed", None, "read committed"),
+        ("bad", "failed", "None", "read committed"),
     }
     assert "ERROR" not in server.said
 
