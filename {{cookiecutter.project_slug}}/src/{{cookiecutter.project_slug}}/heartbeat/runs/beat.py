@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..models import DataFlowBeat, DataFlowRun, RunStatus
+from ..redaction import describe_error
 from .claim import anchor_anew, claim
 from .due import count_due, is_any_ahead, is_run_pending
 from .execute import execute
@@ -102,6 +103,9 @@ class _Beat:
                 self._do_chores()
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
+            if self._seconds_left() <= 0:  # the caller waits no more
+                told = describe_error(error, self.heartbeat.secrets())
+                log.error("a beat broke off\n%s", told["error_backtrace"])  # noqa: TRY400 - redacted
         finally:
             self.claimed.set()
             self.ended.set()

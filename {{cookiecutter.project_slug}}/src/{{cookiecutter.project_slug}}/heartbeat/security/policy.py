@@ -258,7 +258,7 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
     if isinstance(error, DBAPIError):
         try:
             require_current(heartbeat.engine)
-        except DatabaseNotReadyError as cause:
+        except (DatabaseNotReadyError, DBAPIError) as cause:
             error = cause
     if isinstance(error, DatabaseNotReadyError):
         detail = redact(str(error), heartbeat.secrets())
