@@ -103,9 +103,9 @@ def _step(session: Session, heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> 
 
 def _ended(flow_id: SQLColumnExpression[int] | int, status: str) -> Select[int]:
     """Select the runs of a flow that ended so, the last one first."""
-    runs = select(DataFlowRun.id).where(DataFlowRun.data_flow_id == flow_id)
-    newest_first = runs.order_by(DataFlowRun.ended_at.desc(), DataFlowRun.id.desc())
-    return newest_first.where(DataFlowRun.status == status)
+    mine = DataFlowRun.data_flow_id == flow_id, DataFlowRun.status == status
+    runs = select(DataFlowRun.id).where(*mine, DataFlowRun.ended_at.is_not(None))
+    return runs.order_by(DataFlowRun.ended_at.desc(), DataFlowRun.id.desc())
 
 
 def _has_old(keep_runs: int, too_old: datetime) -> ColumnElement[bool]:
@@ -114,7 +114,10 @@ def _has_old(keep_runs: int, too_old: datetime) -> ColumnElement[bool]:
     for status in ENDED:
         runs = _ended(DataFlow.id, status)
         surplus = runs.offset(keep_runs).limit(1).scalar_subquery()
-        answer |= runs.where(DataFlowRun.ended_at < too_old).exists() & surplus.is_not(None)
+        # Its first end, not whether one is too old: for that, MariaDB reads all its young runs.
+        ends = runs.with_only_columns(DataFlowRun.ended_at).order_by(None)
+        first_end = ends.order_by(DataFlowRun.ended_at).limit(1).scalar_subquery()
+        answer |= (first_end < too_old) & surplus.is_not(None)
     return answer
 
 
