@@ -410,7 +410,7 @@ class Rules(RuleBasedStateMachine):
             ahead = is_any_ahead(session, now)
         assert {run.claim_id for run in suspects} == lost
         if ahead:
-            process.transact(lambda session: anchor_anew(session, now))
+            process.transact(lambda session: anchor_anew(session, process))
         self.expect_grids_anew(now)
         if not suspects:
             return
