@@ -30,7 +30,7 @@ PYTEST = (".venv/bin/python", "-m", "pytest", "-q", "-ra")
 SHARES = pytest.mark.xdist_group("shared")
 
 # How long the longest of all may take: the tests of a rendered project, on a busy machine.
-PATIENCE_SECONDS = 480.0
+PATIENCE_SECONDS = 900.0
 
 SERVING = re.compile(r"(?:Serving on|Listening at:) http://127\.0\.0\.1:(\d+)")
 AIRPORTS = 28_000
@@ -607,6 +607,12 @@ def test_setup_makes_the_database_and_a_beat_runs_on_it(database: Database) -> N
 
 def test_its_own_tests_pass_on_that_server_and_none_is_skipped(database: Database) -> None:
     database.project.run_tests(TEST_DATABASE_URL=database.server)
+
+
+@pytest.mark.slow
+def test_its_slow_tests_with_processes_pass_on_that_server(database: Database) -> None:
+    slow = (*PYTEST, "-m", "slow", "tests/heartbeat/concurrency")
+    all_ran(database.project.done(*slow, TEST_DATABASE_URL=database.server))
 
 
 def test_where_no_database_may_be_made_the_one_command_is_printed(database: Database) -> None:

@@ -133,6 +133,7 @@ def write_and_raise(run: Run) -> None:
 CUTS = [Scissors.before_each_statement_and_commit, Scissors.after_each_commit]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [write, write_and_raise])
 @pytest.mark.parametrize("watch", CUTS)
 def test_whenever_connections_are_lost_the_run_ends_and_the_next_beat_goes_on(

@@ -102,7 +102,9 @@ def elsewhere(database_url: str) -> Iterator[Engine]:
 def written(dbsession: Session) -> list[str]:
     """Return who wrote what is committed."""
     dbsession.rollback()
-    return list(dbsession.scalars(select(Note.mark).order_by(Note.id)))
+    found = list(dbsession.scalars(select(Note.mark).order_by(Note.id)))
+    dbsession.rollback()  # the table is dropped before the session ends
+    return found
 
 
 def is_locked(engine: Engine) -> bool:
@@ -183,6 +185,7 @@ def test_a_flow_without_a_timeout_stays_in_this_process(
     assert row.result == {"process": os.getpid()}
 
 
+@pytest.mark.slow
 def test_a_flow_that_raises_fails_with_its_own_error_and_without_secrets(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
@@ -195,6 +198,7 @@ def test_a_flow_that_raises_fails_with_its_own_error_and_without_secrets(
     assert written(dbsession) == ["shared"]
 
 
+@pytest.mark.slow
 def test_a_flow_that_swallows_a_database_error_fails_with_it(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_flow_that_swallows_a_database_error_fails_with_it(
     assert written(dbsession) == ["shared"]
 
 
+@pytest.mark.slow
 def test_a_flow_has_succeeded_although_its_process_does_not_exit(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
@@ -214,12 +219,14 @@ def test_a_flow_has_succeeded_although_its_process_does_not_exit(
     assert written(dbsession) == ["shared", "leaves_a_thread 0 1"]
 
 
+@pytest.mark.slow
 def test_several_run_at_once(run: Callable[..., list[DataFlowRun]]) -> None:
     rows = run(*[apart.meets] * apart.TOGETHER)
 
     assert [row.status for row in rows] == ["success"] * apart.TOGETHER
 
 
+@pytest.mark.slow
 def test_what_is_logged_goes_where_the_server_logs(
     run: Callable[..., list[DataFlowRun]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -232,6 +239,7 @@ def test_what_is_logged_goes_where_the_server_logs(
     assert ("DEBUG", "logged by the module: ends 0") in lines
 
 
+@pytest.mark.slow
 def test_what_the_server_does_not_log_is_not_logged(
     run: Callable[..., list[DataFlowRun]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -242,6 +250,7 @@ def test_what_the_server_does_not_log_is_not_logged(
     assert "logged by the module" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_process_gets_no_secret_and_no_socket_from_the_one_that_starts_it(
     run: Callable[..., list[DataFlowRun]], monkeypatch: pytest.MonkeyPatch, database_url: str
 ) -> None:
@@ -299,6 +308,7 @@ def test_a_flow_that_never_ends_is_ended_with_all_that_it_holds(
     assert row.data_flow.window_starts_at == row.window_start
 
 
+@pytest.mark.slow
 def test_a_flow_that_waits_for_the_database_server_is_ended_there_too(
     start: Start, post: Callable[..., Any], dbsession: Session, elsewhere: Engine
 ) -> None:
@@ -318,6 +328,7 @@ def test_a_flow_that_waits_for_the_database_server_is_ended_there_too(
     assert written(dbsession) == ["shared"]
 
 
+@pytest.mark.slow
 def test_a_flow_that_listens_to_no_signal_is_ended_with_what_it_started(
     run: Callable[..., list[DataFlowRun]], tmp_path: Path
 ) -> None:
@@ -328,6 +339,7 @@ def test_a_flow_that_listens_to_no_signal_is_ended_with_what_it_started(
     assert not is_alive(told(tmp_path, "grandchild"))
 
 
+@pytest.mark.slow
 def test_a_flow_that_holds_the_interpreter_is_ended(
     run: Callable[..., list[DataFlowRun]], tmp_path: Path
 ) -> None:
@@ -337,6 +349,7 @@ def test_a_flow_that_holds_the_interpreter_is_ended(
     assert not is_alive(told(tmp_path, "process"))
 
 
+@pytest.mark.slow
 def test_a_server_that_exits_takes_its_children_along_and_leaves_their_runs_to_be_recorded(
     start: Start, post: Callable[..., Any], dbsession: Session, tmp_path: Path
 ) -> None:
@@ -354,6 +367,7 @@ def test_a_server_that_exits_takes_its_children_along_and_leaves_their_runs_to_b
     assert written(dbsession) == ["shared"]
 
 
+@pytest.mark.slow
 def test_what_a_server_has_started_ends_when_the_server_is_killed(
     serve: Serve, dbsession: Session, shared: None, elsewhere: Engine, folder: Path
 ) -> None:
@@ -370,6 +384,7 @@ def test_what_a_server_has_started_ends_when_the_server_is_killed(
     assert written(dbsession) == ["shared"]
 
 
+@pytest.mark.slow
 def test_a_process_that_cannot_notice_its_servers_end_ends_soon_after_its_time(
     serve: Serve, folder: Path
 ) -> None:
@@ -402,6 +417,7 @@ def test_a_process_that_dies_fails_its_run_and_says_how(
     assert row.duration is not None
 
 
+@pytest.mark.slow
 def test_a_run_that_was_lost_with_its_process_is_due_again_where_its_flow_says_so(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
@@ -414,6 +430,7 @@ def test_a_run_that_was_lost_with_its_process_is_due_again_where_its_flow_says_s
     assert written(dbsession) == ["shared", "exits 0 2"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_noticed_although_a_copy_of_it_lives(
     run: Callable[..., list[DataFlowRun]], tmp_path: Path
 ) -> None:
@@ -423,6 +440,7 @@ def test_a_process_that_dies_is_noticed_although_a_copy_of_it_lives(
     assert not is_alive(told(tmp_path, "grandchild"))
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_when_it_has_committed_has_succeeded(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
