@@ -39,16 +39,17 @@ def serve(wsgi_app: Any, _global_conf: dict[str, str], **settings: Any) -> None:
     for a flow. A second signal ends the process at once, as if by that signal.
     """
     logging.basicConfig()  # does nothing where the .ini file has set up logging
-    server = create_server(wsgi_app, **settings)
     told = threading.Event()
-    _start(_exit_when, told, server.task_dispatcher)
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         for number in SIGNALS:
             signal.signal(number, _end_at_once)
         told.set()
 
+    # Before anybody can connect: who sees that it listens may tell it to stop.
     handlers = [(number, signal.signal(number, stop)) for number in SIGNALS]
+    server = create_server(wsgi_app, **settings)
+    _start(_exit_when, told, server.task_dispatcher)
     server.print_listen("Serving on http://{}:{}")
     try:
         server.run()
