@@ -225,6 +225,7 @@ class Site:
                 threads=own["server:main"]["threads"],
             )
         )
+        self.run("heartbeat", "migrate", "-c", str(self.ini))
         self.ask("prepare")
 
     def start(self) -> Process:
@@ -244,9 +245,12 @@ class Site:
 
     def ask(self, what: str) -> Any:  # noqa: ANN401 - JSON may be anything
         """Let the ledger do something with the database, and give what it prints."""
-        command = [".venv/bin/python", str(self.folder / "ledger.py"), what, self.url]
+        return json.loads(self.run("python", str(self.folder / "ledger.py"), what, self.url))
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run one of the project's programs, and give what it prints."""
         done = subprocess.run(
-            command,
+            [f".venv/bin/{program}", *arguments],
             cwd=self.project.folder,
             env=self.environment,
             capture_output=True,
@@ -255,8 +259,8 @@ class Site:
             timeout=PATIENCE_SECONDS,
         )
         if done.returncode:
-            raise RuntimeError(f"{what}: {done.stderr}")
-        return json.loads(done.stdout)
+            raise RuntimeError(f"{program} {arguments}: {done.stderr}")
+        return done.stdout
 
     def history(self) -> History:
         """Read all that has happened."""

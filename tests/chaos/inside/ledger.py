@@ -1,6 +1,6 @@
 """The database as chaos needs it, run by the rendered project's Python, which has its drivers.
 
-python ledger.py prepare|dump|due URL [FLOWS]
+python ledger.py prepare|dump|due URL
 """
 
 import json
@@ -9,16 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from application import WRITTEN, metadata
-from data_flows.heartbeat.db import create_database, make_engine
-from data_flows.heartbeat.migrations import upgrade
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
-from sqlalchemy import Engine, func, make_url, select, update
+from sqlalchemy import Engine, create_engine, func, select, update
 
 
 def prepare(engine: Engine) -> None:
-    """Make the database and its tables."""
-    create_database(engine)
-    upgrade(engine)
+    """Make the table that the flows write to."""
     metadata.create_all(engine)
 
 
@@ -43,7 +39,7 @@ def make_due(engine: Engine) -> None:
 
 def main(what: str, url: str) -> None:
     """Do it, and print what there is to print."""
-    engine = make_engine(make_url(url))
+    engine = create_engine(url)
     try:
         done = {"prepare": prepare, "dump": dump, "due": make_due}[what](engine)
     finally:
