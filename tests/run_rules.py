@@ -35,7 +35,7 @@ from rules.heartbeat.db import begin_writing
 from rules.heartbeat.errors import ActiveRunError
 from rules.heartbeat.models import DataFlow, DataFlowRun
 from rules.heartbeat.runs.claim import anchor_anew, claim, claim_by_hand
-from rules.heartbeat.runs.due import is_any_ahead
+from rules.heartbeat.runs.due import look
 from rules.heartbeat.runs.execute import execute_here
 from rules.heartbeat.runs.lease import renew
 from rules.heartbeat.runs.reap import expired_runs, reap
@@ -407,7 +407,7 @@ class Rules(RuleBasedStateMachine):
         lost = {run.claim_id for run in running if self.leases[run.claim_id] <= now}
         with process.session() as session:
             suspects = expired_runs(session, now)
-            ahead = is_any_ahead(session, now)
+            ahead = look(session, process.flows, now).ahead
         assert {run.claim_id for run in suspects} == lost
         if ahead:
             process.transact(lambda session: anchor_anew(session, process))

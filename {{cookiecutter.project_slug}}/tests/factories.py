@@ -11,6 +11,9 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlowBeat,
     DataFlowRun,
 )
+from {{cookiecutter.project_slug}}.heartbeat.runs.run import (
+    ClaimedRun,
+)
 
 # What FakeClock shows at first.
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -25,6 +28,12 @@ def data_flow(**columns: Any) -> DataFlow:
 def data_flow_run(**columns: Any) -> DataFlowRun:
     """Build a run that is pending; say whose with `data_flow` or `data_flow_id`."""
     return DataFlowRun(**{"trigger": "manual", "created_at": NOON, **columns})
+
+
+def claimed_run(**members: Any) -> ClaimedRun:
+    """Build what a process knows of a run that it has claimed; no row belongs to it."""
+    known = dict.fromkeys(ClaimedRun.__dataclass_fields__)
+    return ClaimedRun(**{**known, "id": 1, "claim_id": "ours", **members})
 
 
 def data_flow_beat(**columns: Any) -> DataFlowBeat:

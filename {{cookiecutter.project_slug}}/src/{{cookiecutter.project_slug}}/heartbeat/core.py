@@ -15,15 +15,15 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import transaction
-import zope.sqlalchemy
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session
+from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from .clock import Clock
 from .executors.local import LocalExecutor
-from .models import DataFlowRun, RunStatus
+from .models import RunStatus
 from .registry import FlowDefinition
-from .runs.run import RunLog
+from .runs.run import ClaimedRun, RunLog
 from .security.token import Tokens
 from .settings import Settings
 
@@ -56,7 +56,7 @@ class Heartbeat:
     registered: threading.Event = field(default_factory=threading.Event)
     leases: Leases = field(default_factory=Leases)
     # Executes the runs of flows with a `timeout`: set by the optional executors/child.py.
-    execute_apart: Callable[[DataFlowRun, FlowDefinition, RunLog], RunStatus] | None = None
+    execute_apart: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
     # What optional modules want done now and then: each beat calls them when its runs are done.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
     # What ends that which would outlive the process: called when it stops and its runs have had
@@ -90,8 +90,8 @@ class Heartbeat:
 
         def step() -> _Result:
             session = Session(self.engine, expire_on_commit=False)
-            # It knows which errors of which driver are worth another try.
-            zope.sqlalchemy.register(session, initial_state="changed", transaction_manager=manager)
+            # What joins knows which errors of which driver are worth another try.
+            join_transaction(session, STATUS_CHANGED, manager)
             return work(session)
 
         result: _Result = manager.run(step, tries=TRIES)

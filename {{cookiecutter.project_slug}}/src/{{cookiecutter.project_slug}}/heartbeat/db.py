@@ -3,21 +3,24 @@
 This module, `models/meta.py` and `migrations/server.py` alone know which database it is.
 """
 
+import math
 import os
+import sqlite3
+import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from sqlalchemy import (
     URL,
     Connection,
-    CursorResult,
     Engine,
     Executable,
     FromClause,
-    Update,
     column,
     create_engine,
     event,
@@ -31,8 +34,15 @@ from sqlalchemy import (
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InvalidatePoolError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from .errors import DatabaseNotReadyError, SettingsError
 
@@ -46,9 +56,15 @@ _DRIVERS = {
 # Statements that need no write lock on SQLite. All else begins an immediate transaction, since one
 # that reads first and writes later fails at once when somebody else has written in between.
 _READS = ("SELECT", "PRAGMA", "EXPLAIN", "VALUES", "BEGIN")
+# A connection that was not used for so many seconds is asked whether its server is still there;
+# asking before each use would be a good part of what a short run costs.
+PING_AFTER = 1.0
 # On SQLite a flow that has written holds the lock for as long as it runs: who waits for it must
 # outlast any flow, since giving up would fail a healthy run.
 _LOCK_SECONDS = 86_400.0
+# How soon who waits for it looks again, in seconds, and what wakes the waiting before that.
+LOOK_AGAIN = 0.01
+_writer_gone = threading.Condition()
 
 
 def database_url(settings: Mapping[str, Any]) -> URL:
@@ -82,7 +98,7 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
         options["max_overflow"] = -1
     else:
         # MariaDB's default, REPEATABLE READ, makes healthy runs deadlock at their finish.
-        options |= {"isolation_level": "READ COMMITTED", "pool_pre_ping": True}
+        options |= {"isolation_level": "READ COMMITTED"}
     if url.drivername == "postgresql+psycopg":
         # Statements prepared on a server's connection are missing on the next one that a pooling
         # proxy hands out.
@@ -97,6 +113,10 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "before_cursor_execute", _begin_immediate)
         event.listen(engine, "after_cursor_execute", _read_at_once)
+        event.listen(engine, "checkin", _wake_writer)
+    else:
+        event.listen(engine, "checkin", _note_rest)
+        event.listen(engine, "checkout", partial(_ping_rested, engine))
     return engine
 
 
@@ -107,11 +127,60 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.execute("PRAGMA synchronous=FULL")
 
 
+def _note_rest(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info["rests_since"] = time.monotonic()
+
+
+def _ping_rested(
+    engine: Engine, connection: Any, record: ConnectionPoolEntry, _proxy: object
+) -> None:
+    """Give no connection whose server is gone, as `pool_pre_ping` does, but ask only the rested."""
+    if time.monotonic() - record.info.get("rests_since", math.inf) < PING_AFTER:
+        return
+    try:
+        engine.dialect.do_ping(connection)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise InvalidatePoolError from error
+
+
 def _begin_immediate(
-    connection: Connection, cursor: DBAPICursor, statement: str, *_ignored: object
+    connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
 ) -> None:
     if not (statement.lstrip().upper().startswith(_READS) or _is_writing(connection)):
-        cursor.execute("BEGIN IMMEDIATE")
+        _begin_on_sqlite(connection, wait=True)
+
+
+def _begin_on_sqlite(connection: Connection, *, wait: bool) -> bool:
+    """Begin a write transaction: at once, or when nobody else has one.
+
+    SQLite itself would look again after pauses of up to 100 ms. Those of this process wake each
+    other, and look every few milliseconds for the others.
+    """
+    own: Any = connection.connection.dbapi_connection
+    patience = own.execute("PRAGMA busy_timeout").fetchone()[0]
+    deadline = time.monotonic() + patience / 1_000
+    own.execute("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                own.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
+                if is_busy and not wait:
+                    return False
+                if not is_busy or time.monotonic() > deadline:
+                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+            else:
+                return True
+            with _writer_gone:
+                _writer_gone.wait(LOOK_AGAIN)
+    finally:
+        own.execute(f"PRAGMA busy_timeout = {patience}")
+
+
+def _wake_writer(*_ignored: object) -> None:
+    with _writer_gone:
+        _writer_gone.notify()
 
 
 def _read_at_once(
@@ -144,27 +213,7 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
     """
     if session.get_bind().dialect.name != "sqlite":
         return True
-    connection = session.connection()
-    if wait:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return True
-    patience = connection.exec_driver_sql("PRAGMA busy_timeout").scalar_one()
-    connection.exec_driver_sql("PRAGMA busy_timeout = 0")
-    try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    except OperationalError as error:
-        if not getattr(error.orig, "sqlite_errorname", "").startswith("SQLITE_BUSY"):
-            raise
-        return False
-    finally:
-        # The connection goes back to the pool, for others that do wait.
-        connection.exec_driver_sql(f"PRAGMA busy_timeout = {patience}")
-    return True
-
-
-def count_changed(session: Session, statement: Update) -> int:
-    """Execute an update and return how many rows it matched: what the guards are judged by."""
-    return cast("CursorResult[Any]", session.execute(statement)).rowcount
+    return _begin_on_sqlite(session.connection(), wait=wait)
 
 
 def open_transaction(connection: Connection) -> tuple[int, str] | None:

@@ -18,8 +18,8 @@ from waitress.task import ThreadedTaskDispatcher
 
 from .core import Heartbeat, heartbeats
 from .errors import Interrupted
-from .models import DataFlowRun
 from .runs.lost import end_lost
+from .runs.run import ClaimedRun
 
 # What there is after `shutdown_grace`, in seconds, for all that follows; and what marking runs gets
 # of it, once before what they have started is ended, and once after.
@@ -117,12 +117,12 @@ def _drain(heartbeat: Heartbeat) -> None:
     marking.join(MARKING_SECONDS)
 
 
-def _mark(heartbeat: Heartbeat, runs: list[DataFlowRun]) -> None:
+def _mark(heartbeat: Heartbeat, runs: list[ClaimedRun]) -> None:
     """Fail the runs, each in a transaction of its own; their threads can commit nothing then."""
     grace = heartbeat.settings.shutdown_grace
     for run in runs:
         try:
             if end_lost(heartbeat, run, Interrupted(run.worker, grace)):
-                log.warning("%s was interrupted: run %d", run.data_flow.name, run.id)
+                log.warning("%s was interrupted: run %d", run.flow_name, run.id)
         except Exception:
             log.exception("run %d could not be marked: it is reaped when its lease ends", run.id)

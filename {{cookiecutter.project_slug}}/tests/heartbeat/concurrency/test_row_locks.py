@@ -23,6 +23,9 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
 from {{cookiecutter.project_slug}}.heartbeat.runs.claim import (
     claim,
 )
+from {{cookiecutter.project_slug}}.heartbeat.runs.run import (
+    ClaimedRun,
+)
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from .conftest import DATABASE
@@ -122,8 +125,8 @@ def test_a_claim_that_is_open_leaves_the_next_flows_to_another(
     due = store_due_flows(dbsession, clock.now(), count)
     one, another = (heartbeat_of(make_app(first)) for _ in range(2))
 
-    def names(runs: list[DataFlowRun]) -> list[str]:
-        return sorted((run.data_flow.name for run in runs), reverse=True)
+    def names(runs: list[ClaimedRun]) -> list[str]:
+        return sorted((run.flow_name for run in runs), reverse=True)
 
     with one.session() as session, another.session() as next_session:
         claims = [names(claim(session, one, 4)), names(claim(next_session, another, 4))]

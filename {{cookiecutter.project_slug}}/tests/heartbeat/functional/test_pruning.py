@@ -41,6 +41,9 @@ from {{cookiecutter.project_slug}}.heartbeat.runs.execute import (
 from {{cookiecutter.project_slug}}.heartbeat.runs.register import (
     register,
 )
+from {{cookiecutter.project_slug}}.heartbeat.runs.run import (
+    ClaimedRun,
+)
 
 from ...factories import NOON, data_flow, data_flow_beat, data_flow_run
 from ..conftest import FakeClock, MakeApp, heartbeat_of
@@ -71,7 +74,7 @@ def idle_flow(name: str = "idle") -> DataFlow:
     return data_flow(name=name, enabled=False)
 
 
-def run_by_hand(app: TestApp) -> DataFlowRun:
+def run_by_hand(app: TestApp) -> ClaimedRun:
     """Run the flow `tick` now."""
     heartbeat = heartbeat_of(app)
     register(heartbeat)

@@ -41,7 +41,7 @@ def claimed(heartbeat: Heartbeat, most: int = 10) -> list[str]:
     """Claim at noon; return the names of the flows whose runs were taken."""
     with heartbeat.session() as session:
         runs = claim(session, heartbeat, most)
-        return [run.data_flow.name for run in runs]
+        return [run.flow_name for run in runs]
 
 
 def test_a_claimed_run_is_ours_until_its_lease_ends(

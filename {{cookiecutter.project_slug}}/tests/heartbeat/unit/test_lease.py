@@ -17,7 +17,7 @@ from {{cookiecutter.project_slug}}.heartbeat.runs.lease import (
     renew,
 )
 
-from ...factories import NOON, data_flow, data_flow_run
+from ...factories import NOON, claimed_run, data_flow, data_flow_run
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 
 LEASE = timedelta(minutes=5)
@@ -90,7 +90,7 @@ def test_a_lease_is_renewed_once_a_third_has_passed_and_no_longer_than_its_run_l
     dbsession.refresh(run)
     dbsession.commit()
     clock.time = NOON - timedelta(seconds=100)
-    with kept(heartbeat, run):
+    with kept(heartbeat, claimed_run(id=run.id)):
         keeper = heartbeat.leases.keeper
         assert keeper is not None
         clock.advance(100)
@@ -119,7 +119,7 @@ def test_a_renewal_that_could_not_be_written_is_tried_again(
 
     event.listen(heartbeat.engine, "before_cursor_execute", fail)
     clock.time = NOON - timedelta(seconds=100)
-    with kept(heartbeat, run):
+    with kept(heartbeat, claimed_run(id=run.id)):
         keeper = heartbeat.leases.keeper
         assert keeper is not None
         clock.advance(100)

@@ -8,9 +8,11 @@ import pytest
 from {{cookiecutter.project_slug}}.heartbeat.executors.local import (
     LocalExecutor,
 )
-from {{cookiecutter.project_slug}}.heartbeat.models import (
-    DataFlowRun,
+from {{cookiecutter.project_slug}}.heartbeat.runs.run import (
+    ClaimedRun,
 )
+
+from ...factories import claimed_run
 
 SECONDS = 10
 
@@ -23,7 +25,7 @@ def free(executor: LocalExecutor) -> int:
 def start_one(executor: LocalExecutor, gate: threading.Event) -> None:
     with executor.free_workers() as workers:
         workers.taken = 1
-    executor.start(lambda _run: (gate.wait(SECONDS), None)[1], DataFlowRun(id=1))
+    executor.start(lambda _run: (gate.wait(SECONDS), None)[1], claimed_run())
 
 
 def test_a_worker_is_taken_while_its_run_lasts() -> None:
@@ -42,12 +44,12 @@ def test_a_run_that_raises_gives_its_worker_back(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(threading, "excepthook", lambda _arguments: raised.set())
     executor = LocalExecutor(1)
 
-    def fail(_run: DataFlowRun) -> None:
+    def fail(_run: ClaimedRun) -> None:
         raise ValueError
 
     with executor.free_workers() as workers:
         workers.taken = 1
-    executor.start(fail, DataFlowRun(id=1))
+    executor.start(fail, claimed_run())
     executor.wait_until_freed(0, SECONDS)
 
     assert free(executor) == 1
@@ -101,14 +103,28 @@ def test_what_was_freed_before_the_wait_began_is_not_missed() -> None:
     assert executor.freed == before + 1
 
 
+def thread_of_a_run(executor: LocalExecutor) -> threading.Thread:
+    """Run something and return the thread that it had."""
+    threads, freed = list[threading.Thread](), executor.freed
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(lambda _run: threads.append(threading.current_thread()), claimed_run())
+    executor.wait_until_freed(freed, SECONDS)
+    return threads[0]
+
+
 def test_runs_do_not_keep_a_process_from_ending() -> None:
-    executor, gate = LocalExecutor(1), threading.Event()
-    start_one(executor, gate)
+    assert thread_of_a_run(LocalExecutor(1)).daemon
 
-    [thread] = [thread for thread in threading.enumerate() if thread.name == "heartbeat-run-1"]
-    gate.set()
 
-    assert thread.daemon
+def test_runs_that_follow_each_other_share_a_thread_which_ends_when_none_comes() -> None:
+    executor = LocalExecutor(1)
+
+    thread = thread_of_a_run(executor)
+    assert thread_of_a_run(executor) is thread
+    thread.join(SECONDS)
+
+    assert not thread.is_alive()
 
 
 def test_a_stopped_executor_has_no_free_worker_and_tells_what_is_at_work() -> None:
@@ -152,7 +168,7 @@ def test_a_claim_that_began_before_the_stop_is_waited_for() -> None:
             claiming.set()
             gate.wait(SECONDS)
             workers.taken = workers.free
-        executor.start(lambda _run: ended.append(True), DataFlowRun(id=1))
+        executor.start(lambda _run: ended.append(True), claimed_run())
 
     threading.Thread(target=claim, daemon=True).start()
     assert claiming.wait(SECONDS)

@@ -26,11 +26,11 @@ from ..core import Heartbeat
 from ..db import end_transaction, open_transaction
 from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
-from ..models import DataFlowRun, RunStatus
+from ..models import RunStatus
 from ..registry import FlowDefinition
 from ..runs.execute import execute_here
 from ..runs.lost import end_lost
-from ..runs.run import RunLog
+from ..runs.run import ClaimedRun, RunLog
 from ..runs.session import FlowSession
 
 # What the new interpreter runs. Not multiprocessing, which would import the server's own
@@ -64,7 +64,7 @@ class _Children:
         self.living: set[_Child] = set()
         self.exiting = False
 
-    def execute(self, run: DataFlowRun, definition: FlowDefinition, run_log: RunLog) -> RunStatus:
+    def execute(self, run: ClaimedRun, definition: FlowDefinition, run_log: RunLog) -> RunStatus:
         """Execute a claimed run in a child; return the status that it recorded.
 
         Raises FlowTimeout or FlowProcessDied, to be recorded, when it ended without one.
@@ -90,7 +90,7 @@ class _Children:
             "said why, that stands in the server's standard error"
         )
         if end_lost(heartbeat, run, error, log=run_log.text(heartbeat.secrets())):
-            log.warning("%s failed: FlowProcessDied: %s", run.data_flow.name, error)
+            log.warning("%s failed: FlowProcessDied: %s", run.flow_name, error)
             return RunStatus.FAILED
         raise error
 
@@ -104,7 +104,7 @@ class _Children:
 class _Child:
     """A run's process, as the thread sees it that waits for it."""
 
-    def __init__(self, run: DataFlowRun, run_log: RunLog) -> None:
+    def __init__(self, run: ClaimedRun, run_log: RunLog) -> None:
         self.run_log = run_log
         self.status: RunStatus | None = None
         self.transaction: tuple[int, str] | None = None
@@ -112,7 +112,7 @@ class _Child:
         # On the command line stands only what helps who lists processes. In a session of its own
         # it is out of reach of a terminal's Ctrl-C, and one group with all that it starts.
         self.process = subprocess.Popen(  # noqa: S603 - this interpreter, with the lines above
-            [sys.executable, "-P", "-u", "-c", START, f"run {run.id} of {run.data_flow.name}"],
+            [sys.executable, "-P", "-u", "-c", START, f"run {run.id} of {run.flow_name}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -170,7 +170,7 @@ class _Child:
             self.deadline = min(self.deadline, time.monotonic() + EXIT_SECONDS)
 
 
-def _orders(heartbeat: Heartbeat, run: DataFlowRun, definition: FlowDefinition) -> bytes:
+def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -> bytes:
     """Return what a child reads: first what it takes to start, then what its flow needs."""
     loggers = {"": logging.root, **logging.root.manager.loggerDict}
     levels = {
@@ -219,7 +219,7 @@ def _work(orders: IO[bytes]) -> None:
     event.listen(FlowSession, "after_begin", tell_transaction)
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
-    heartbeat.flows[run.data_flow.handler] = definition
+    heartbeat.flows[run.handler] = definition
     answers.tell("status", execute_here(heartbeat, run))
     heartbeat.engine.dispose()
 

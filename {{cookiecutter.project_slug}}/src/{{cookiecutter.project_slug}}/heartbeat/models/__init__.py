@@ -3,7 +3,7 @@
 from .beat import DataFlowBeat
 from .data_flow import AT_ONCE, DataFlow
 from .data_flow_run import DataFlowRun, RunStatus, Trigger
-from .meta import EngineBase, is_engine_table
+from .meta import EngineBase, is_engine_table, table_of
 
 __all__ = [
     "AT_ONCE",
@@ -14,4 +14,5 @@ __all__ = [
     "RunStatus",
     "Trigger",
     "is_engine_table",
+    "table_of",
 ]

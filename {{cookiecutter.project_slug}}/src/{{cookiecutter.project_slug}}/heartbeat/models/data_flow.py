@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # A row that nobody gave a time to was never run, and so is due at once.
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+# Which slots may count as due, and which tell that the clock was set back.
+SOON, AHEAD = timedelta(seconds=EARLY_MOST), timedelta(seconds=SKEW_MOST)
 
 
 class DataFlow(EngineBase):
@@ -77,15 +79,18 @@ class DataFlow(EngineBase):
         Due is what is enabled, has no run that is pending or in progress, and has a slot that
         has passed or lies at most 10 % of the interval (30 s at most) ahead.
         """
-        return sa.select(cls).where(*cls.is_due(now)).order_by(cls.next_run_at)
+        moments = (sa.literal(moment, UTCDateTime()) for moment in (now, now + SOON))
+        return sa.select(cls).where(*cls.is_due(*moments)).order_by(cls.next_run_at)
 
     @classmethod
-    def is_due(cls, now: datetime) -> list[ColumnElement[bool]]:
-        """Return the conditions of `due_to_run`, for statements that read single columns."""
+    def is_due(
+        cls, now: ColumnElement[datetime], soon: ColumnElement[datetime]
+    ) -> list[ColumnElement[bool]]:
+        """Return the conditions of `due_to_run`, where `soon` lies SOON after `now`."""
         return [
             cls.enabled == sa.true(),
             # This line is what an index can answer; the next one is exact.
-            cls.next_run_at <= now + timedelta(seconds=EARLY_MOST),
+            cls.next_run_at <= soon,
             seconds_before(cls.next_run_at, sa.func.coalesce(cls._early(), 0)) <= now,
             ~sa.select(DataFlowRun.id)
             .where(DataFlowRun.data_flow_id == cls.id, DataFlowRun.active == 1)
@@ -93,13 +98,12 @@ class DataFlow(EngineBase):
         ]
 
     @classmethod
-    def is_ahead(cls, now: datetime) -> list[ColumnElement[bool]]:
-        """Return the conditions of flows whose next slot is more than an interval away.
+    def is_ahead(cls, limit: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
+        """Return the conditions of flows whose next slot is more than an interval after `limit`.
 
-        Their last slot lies ahead, too: the clock was set back. It does not where somebody has
-        put off the next one.
+        Their last slot lies ahead of it, too: with a limit that is AHEAD of now, the clock was set
+        back. It does not where somebody has put off the next one.
         """
-        limit = now + timedelta(seconds=SKEW_MOST)
         return [
             cls.last_slot_at > limit,  # what an index can answer; the next one is exact
             seconds_before(cls.next_run_at, cls.run_interval + cls._early()) > limit,

@@ -122,6 +122,11 @@ class DataFlowRun(EngineBase):
         return sa.select(cls).where(cls.status == RunStatus.FAILED.value).order_by(cls.id.desc())
 
     @classmethod
+    def is_expired(cls, now: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions of runs whose lease had ended by `now`."""
+        return [cls.status == RunStatus.IN_PROGRESS.value, cls.lease_expires_at <= now]
+
+    @classmethod
     def recent(cls, now: datetime) -> sa.Select[DataFlowRun]:
         """Select the runs made in the 24 hours before `now`, newest first."""
         since = now - timedelta(hours=24)

@@ -4,9 +4,19 @@ Times go in and come out as aware UTC with microseconds on every database.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Double, Integer, MetaData, String
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+)
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase
@@ -72,6 +82,11 @@ class EngineBase(DeclarativeBase):
     """The base of the engine's models; its tables have their own migration chain."""
 
     metadata = MetaData(naming_convention=NAMING)
+
+
+def table_of(model: type[EngineBase]) -> Table:
+    """Return a model's table, for statements that must not cost what the ORM costs."""
+    return cast("Table", model.__table__)
 
 
 def is_engine_table(name: str | None) -> bool:

@@ -14,13 +14,14 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..models import DataFlowBeat, DataFlowRun, RunStatus
+from ..models import DataFlowBeat, RunStatus
 from ..redaction import describe_error
 from .claim import anchor_anew, claim
-from .due import count_due, is_any_ahead, is_run_pending
+from .due import count_due, look
 from .execute import execute
 from .reap import expired_runs, reap
 from .register import register
+from .run import ClaimedRun
 
 log = logging.getLogger(__name__)
 
@@ -141,13 +142,13 @@ class _Beat:
         flows = self.heartbeat.flows
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
-            suspects = expired_runs(session, now)
-            ahead = is_any_ahead(session, now)
-            self.due = count_due(session, flows, now)
-            idle = not (suspects or ahead or self.due or is_run_pending(session, flows, now))
+            found = look(session, flows, now)
+            self.due = found.due
+            suspects = expired_runs(session, now) if found.expired else ()
+            idle = not any(found)
             if idle:
                 self.answer = self._save(session)
-        if ahead:
+        if found.ahead:
             self.heartbeat.transact(lambda session: anchor_anew(session, self.heartbeat))
             with self.heartbeat.session() as session:
                 self.due = count_due(session, flows, now)
@@ -181,10 +182,10 @@ class _Beat:
     def _seconds_left(self) -> float:
         return self.deadline - self.heartbeat.clock.monotonic()
 
-    def _claim(self) -> tuple[int, list[DataFlowRun]]:
+    def _claim(self) -> tuple[int, list[ClaimedRun]]:
         """Claim for all free workers; return how many there were, and what they are to run."""
         with self.heartbeat.executor.free_workers() as workers:
-            runs: list[DataFlowRun] = []
+            runs: list[ClaimedRun] = []
             if workers.free:
                 runs, self.row_id = self.heartbeat.transact(
                     lambda session: (
@@ -199,7 +200,7 @@ class _Beat:
         self.claimed.set()
         return workers.free, runs
 
-    def _execute(self, run: DataFlowRun) -> None:
+    def _execute(self, run: ClaimedRun) -> None:
         status = execute(self.heartbeat, run)
         with self.counting:
             if status == RunStatus.SUCCESS:
@@ -209,10 +210,8 @@ class _Beat:
 
     def _anything_due(self) -> bool:
         with self.heartbeat.session() as session:
-            now = self.heartbeat.clock.now()
-            return is_run_pending(session, self.heartbeat.flows, now) or bool(
-                count_due(session, self.heartbeat.flows, now)
-            )
+            found = look(session, self.heartbeat.flows, self.heartbeat.clock.now())
+            return bool(found.due or found.pending)
 
     def _save(self, session: Session) -> BeatReport:
         """Insert the beat's row, or bring its counts up to date; return what it says."""

@@ -5,29 +5,53 @@ lock of its flow.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, select
+from sqlalchemy import ColumnElement, Row, Text, bindparam, cast, insert, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import ActiveRunError, HandlerNotRegisteredError, UnknownFlowError
-from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
-from ..schedules.every import Due, anchored_anew, is_ahead, latest_due
-from .due import due_flows, pending_runs
+from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
+from ..schedules.every import anchored_anew, is_ahead, latest_due
+from .due import IS_AHEAD, IS_DUE, IS_PENDING, asked_at
+from .run import ClaimedRun
 
-# The configuration is left to the run: one that cannot be read must fail its own flow, and not
-# the claim of all.
-_READ = defer(DataFlow.configuration, raiseload=True)
+# What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
+# that cannot be must fail its own flow, and not the claim of all.
+_READ = (
+    *(DataFlow.id, DataFlow.name, DataFlow.handler, DataFlow.run_interval, DataFlow.next_run_at),
+    *(DataFlow.last_slot_at, DataFlow.window_starts_at),
+    cast(DataFlow.configuration, Text).label("configuration"),
+)
+FlowRow = Row[*tuple[Any, ...]]
+# The index of the last column yields the rows in order, and no others are locked.
+_LOCK_DUE = select(*_READ).where(*IS_DUE).order_by(DataFlow.next_run_at)
+_LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
+_FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
+_FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("most"))
+_FIND_ACTIVE = select(DataFlowRun.data_flow_id, DataFlowRun.id).where(
+    DataFlowRun.data_flow_id.in_(bindparam("flows", expanding=True)), DataFlowRun.active == 1
+)
+# Many rows by one call, each with values of its own. On the tables: see `execute.py`.
+_FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
+_CHANGE_FLOW = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
+_CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
+# What a process keeps of a run that it has claimed.
+_KEPT = (
+    *("id", "data_flow_id", "trigger", "attempt", "missed_slots", "scheduled_for"),
+    *("window_start", "window_end", "started_at", "claim_id", "worker"),
+)
 
 
-def claim(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
+def claim(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
     """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
 
-    The caller commits; then the runs, with their flows, are this process's to execute. Rows that
+    The caller commits; then the runs are this process's to execute. Rows that
     another process holds are passed over, not waited for, so an empty list does not mean that
     nothing is due.
     """
@@ -38,26 +62,24 @@ def claim(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun
     return runs
 
 
-def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> DataFlowRun:
+def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedRun:
     """Make a manual run of the flow called `name` and claim it at once; its grid stays.
 
     The caller commits. Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError
     while a run of the flow is pending or in progress.
     """
     begin_writing(session)
-    flow = session.scalars(
-        select(DataFlow).options(_READ).where(DataFlow.name == name).with_for_update()
-    ).one_or_none()
+    statement = select(*_READ).where(DataFlow.name == name).with_for_update()
+    flow = session.execute(statement).one_or_none()
     now = heartbeat.clock.now()
     if flow is None:
         raise UnknownFlowError(name)
     if flow.handler not in heartbeat.flows:
         raise HandlerNotRegisteredError(name, flow.handler)
-    if _busy(session, [flow]):
+    if _active(session, [flow]):
         raise ActiveRunError(name)
-    run = DataFlowRun(data_flow=flow, trigger=Trigger.MANUAL.value, created_at=now)
-    session.add(_take(heartbeat, run, now))
-    session.flush()
+    [run] = _insert(session, heartbeat, now, [(flow, {"trigger": Trigger.MANUAL.value})])
+    _start_windows(session, flow, run)
     return run
 
 
@@ -68,107 +90,155 @@ def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
     until the clock passes the end of the last one. The caller commits.
     """
     begin_writing(session)
-    flows = _lock(session, *DataFlow.is_ahead(heartbeat.clock.now()))
+    flows = _lock(session, *IS_AHEAD, **asked_at(heartbeat.clock.now(), ()))
     now = heartbeat.clock.now()
     for flow in flows:
         # Asked again: this process may have stood still, and others have claimed meanwhile.
         if flow.run_interval and flow.last_slot_at and is_ahead(flow.last_slot_at, now):
             anchor = anchored_anew(flow.last_slot_at, flow.run_interval, now)
-            flow.next_run_at = flow.last_slot_at = anchor
-            flow.updated_at = now
+            _change(
+                session, now, [{"flow": flow.id, "next_run_at": anchor, "last_slot_at": anchor}]
+            )
 
 
-def _take_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
+def _take_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
     """Take the pending runs of those flows whose rows nobody else holds."""
-    conditions = pending_runs(heartbeat.flows, heartbeat.clock.now())
-    waiting = session.scalars(
-        select(DataFlowRun.data_flow_id)
-        .join(DataFlowRun.data_flow)
-        .where(*conditions)
-        .order_by(DataFlowRun.id)
-        .limit(most)
-    ).all()
+    asked = asked_at(heartbeat.clock.now(), heartbeat.flows)
+    waiting = session.connection().scalars(_FIND_PENDING, asked | {"most": most}).all()
     if not waiting:
         return []
-    flows = _lock(session, DataFlow.id.in_(waiting))
+    flows = {flow.id: flow for flow in _lock(session, DataFlow.id.in_(waiting))}
     now = heartbeat.clock.now()
     # Read again under the lock: another process may have taken them since.
-    runs = session.scalars(
-        select(DataFlowRun)
+    found = session.execute(
+        select(*_RUN.c)
         .join(DataFlowRun.data_flow)
-        .where(DataFlowRun.data_flow_id.in_([flow.id for flow in flows]), *conditions)
-        .order_by(DataFlowRun.data_flow_id)
-    ).all()
-    return [_take(heartbeat, run, now) for run in runs]
+        .where(DataFlowRun.data_flow_id.in_(flows), *IS_PENDING)
+        .order_by(DataFlowRun.data_flow_id),
+        asked_at(now, heartbeat.flows),
+    ).mappings()
+    runs = []
+    for row in found:
+        flow = flows[row["data_flow_id"]]
+        change = _taken(heartbeat, flow, dict(row), now)
+        session.execute(_CHANGE_RUN, {"run": row["id"], **change})
+        runs.append(_claimed(flow, {**row, **change}))
+        _start_windows(session, flow, runs[-1])
+    return runs
 
 
-def _take_due(session: Session, heartbeat: Heartbeat, most: int) -> list[DataFlowRun]:
+def _take_due(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
     """Make and take the run of each flow that is due and free, and move its grid on."""
-    flows = _lock(session, *due_flows(heartbeat.flows, heartbeat.clock.now()), most=most)
+    asked = asked_at(heartbeat.clock.now(), heartbeat.flows)
+    flows = session.connection().execute(_LOCK_DUE, asked | {"most": most}).all()
     # Read when the rows are ours: others may have run them while this process stood still.
     now = heartbeat.clock.now()
     # Asked again under the lock: the statement above may have looked before the lock was ours.
-    busy = _busy(session, flows)
-    free = [flow for flow in flows if flow.id not in busy]
+    active = _active(session, flows)
+    free = [flow for flow in flows if flow.id not in active]
     try:
         with session.begin_nested():
-            return [_take_slot(session, heartbeat, flow, now) for flow in free]
+            return _take_slots(session, heartbeat, free, now)
     except IntegrityError:
         return [run for flow in free for run in _take_slot_alone(session, heartbeat, flow, now)]
 
 
 def _take_slot_alone(
-    session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetime
-) -> list[DataFlowRun]:
+    session: Session, heartbeat: Heartbeat, flow: FlowRow, now: datetime
+) -> list[ClaimedRun]:
     """Take one flow's slot, or pass over it where the database refuses the run."""
     try:
         with session.begin_nested():
-            return [_take_slot(session, heartbeat, flow, now)]
+            return _take_slots(session, heartbeat, [flow], now)
     except IntegrityError:
-        if not _busy(session, [flow]):
+        if not _active(session, [flow]):
             # The slot has its run already, made by somebody else: the grid moves past it.
-            _move_on(flow, now)
+            _move_on(session, [flow], now)
         return []
 
 
-def _take_slot(
-    session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetime
-) -> DataFlowRun:
-    due = _move_on(flow, now)
-    run = DataFlowRun(
-        data_flow=flow,
-        trigger=Trigger.SCHEDULE.value,
-        scheduled_for=due.slot,
-        missed_slots=due.missed_slots,
-        created_at=now,
+def _take_slots(
+    session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
+) -> list[ClaimedRun]:
+    runs = _move_on(session, flows, now)
+    return _insert(session, heartbeat, now, list(zip(flows, runs, strict=True)))
+
+
+def _move_on(
+    session: Session, flows: Sequence[FlowRow], now: datetime
+) -> Sequence[dict[str, object]]:
+    """Set the next slot of flows, and return what is due of each. A first claim sets its grid."""
+    runs, changes = list[dict[str, object]](), list[dict[str, object]]()
+    for flow in flows:
+        first = flow.last_slot_at is None
+        due = latest_due(flow.next_run_at, flow.run_interval, now, first=first)
+        slots = {"next_run_at": due.next_slot, "last_slot_at": due.slot}
+        window_starts_at, _ = _window(flow, due.slot, now)
+        changes.append({"flow": flow.id, "window_starts_at": window_starts_at, **slots})
+        runs.append({"scheduled_for": due.slot, "missed_slots": due.missed_slots})
+    _change(session, now, changes)
+    return runs
+
+
+def _change(session: Session, now: datetime, changes: Sequence[dict[str, object]]) -> None:
+    if changes:
+        session.execute(_CHANGE_FLOW, [{"updated_at": now, **change} for change in changes])
+
+
+def _insert(
+    session: Session,
+    heartbeat: Heartbeat,
+    now: datetime,
+    runs: Sequence[tuple[FlowRow, Mapping[str, object]]],
+) -> list[ClaimedRun]:
+    """Insert a run for each flow, ours from the start; return them."""
+    if not runs:
+        return []
+    new = {
+        "trigger": Trigger.SCHEDULE.value,
+        "scheduled_for": None,
+        "missed_slots": 0,
+        "attempt": 1,
+    }
+    rows = [
+        {"data_flow_id": flow.id, "created_at": now, **new, **run}
+        | _taken(heartbeat, flow, new | dict(run), now)
+        for flow, run in runs
+    ]
+    session.execute(insert(_RUN), rows)
+    # Asked for, since not every database tells the ids of many rows that it inserts.
+    ids = _active(session, [flow for flow, _ in runs])
+    pairs = zip(runs, rows, strict=True)
+    return [_claimed(flow, {**row, "id": ids[flow.id]}) for (flow, _), row in pairs]
+
+
+def _taken(
+    heartbeat: Heartbeat, flow: FlowRow, run: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Return what makes a run ours until its lease ends."""
+    start, end = run.get("window_start"), run.get("window_end")
+    if end is None:  # else a retry or a backfill, which keeps the window of its slot
+        start, end = _window(flow, run["scheduled_for"], now)
+    return {
+        "status": RunStatus.IN_PROGRESS.value,
+        "claim_id": str(uuid.uuid4()),
+        "worker": heartbeat.worker,
+        "lease_expires_at": now + timedelta(seconds=heartbeat.settings.lease),
+        "window_start": start,
+        "window_end": end,
+        "started_at": now,
+        "updated_at": now,
+    }
+
+
+def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
+    columns = {name: run[name] for name in _KEPT}
+    return ClaimedRun(
+        flow_name=flow.name, handler=flow.handler, configuration=flow.configuration, **columns
     )
-    session.add(_take(heartbeat, run, now))
-    return run
 
 
-def _move_on(flow: DataFlow, now: datetime) -> Due:
-    """Set the flow's next slot and return the one that is due. The first claim sets the grid."""
-    first = flow.last_slot_at is None
-    due = latest_due(flow.next_run_at, flow.run_interval or 0, now, first=first)
-    flow.next_run_at, flow.last_slot_at, flow.updated_at = due.next_slot, due.slot, now
-    return due
-
-
-def _take(heartbeat: Heartbeat, run: DataFlowRun, now: datetime) -> DataFlowRun:
-    """Turn a pending run into one that is in progress, and ours until its lease ends."""
-    run.status = run.status or RunStatus.PENDING.value
-    run.start(now)
-    run.claim_id = str(uuid.uuid4())
-    run.worker = heartbeat.worker
-    run.lease_expires_at = now + timedelta(seconds=heartbeat.settings.lease)
-    run.updated_at = now
-    flow = run.data_flow  # read here in any case, for those to whom the run goes without a session
-    if run.window_end is None:  # else a retry or a backfill, which keeps the window of its slot
-        run.window_start, run.window_end = _window(flow, run.scheduled_for, now)
-    return run
-
-
-def _window(flow: DataFlow, slot: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+def _window(flow: FlowRow, slot: datetime | None, now: datetime) -> tuple[datetime, datetime]:
     """Return from where to where a run that is claimed `now` works.
 
     It begins where the last successful one ended, so that windows meet whatever failed between;
@@ -176,33 +246,24 @@ def _window(flow: DataFlow, slot: datetime | None, now: datetime) -> tuple[datet
     earlier; never before it begins.
     """
     end = min(slot or now, now)
+    start = flow.window_starts_at or end - timedelta(seconds=flow.run_interval or 0)
+    return start, max(start, end)
+
+
+def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
+    """Let the flow's windows start with this run if it is the first: it may fail."""
     if flow.window_starts_at is None:
-        flow.window_starts_at = end - timedelta(seconds=flow.run_interval or 0)
-    return flow.window_starts_at, max(flow.window_starts_at, end)
+        change = {"flow": flow.id, "window_starts_at": run.window_start}
+        _change(session, run.started_at, [change])
 
 
-def _lock(
-    session: Session, *conditions: ColumnElement[bool], most: int | None = None
-) -> Sequence[DataFlow]:
-    """Lock the flows that fulfil `conditions` and that nobody else holds."""
-    return session.scalars(
-        select(DataFlow)
-        .options(_READ)
-        .where(*conditions)
-        # By this column alone: its index then yields the rows in order, and no others are locked.
-        .order_by(DataFlow.next_run_at if most else DataFlow.id)
-        .limit(most)
-        .with_for_update(skip_locked=True)
-        .execution_options(populate_existing=True)
-    ).all()
+def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -> Sequence[FlowRow]:
+    """Lock the flows that fulfil `conditions` and that nobody else holds, by id."""
+    statement = select(*_READ).where(*conditions).order_by(DataFlow.id)
+    return session.connection().execute(statement.with_for_update(skip_locked=True), asked).all()
 
 
-def _busy(session: Session, flows: Iterable[DataFlow]) -> set[int]:
-    """Return the ids of those flows that have a run pending or in progress."""
-    return set(
-        session.scalars(
-            select(DataFlowRun.data_flow_id).where(
-                DataFlowRun.data_flow_id.in_([flow.id for flow in flows]), DataFlowRun.active == 1
-            )
-        )
-    )
+def _active(session: Session, flows: Sequence[FlowRow]) -> dict[int, int]:
+    """Return the ids of the runs of these flows that are pending or in progress, by flow."""
+    asked = {"flows": [flow.id for flow in flows]}
+    return dict(session.connection().execute(_FIND_ACTIVE, asked).all()) if flows else {}

@@ -1,58 +1,67 @@
-"""What is due: the questions that a claim and a look ask the database."""
+"""What is due: the questions that a claim and a look ask the database.
 
-from collections.abc import Collection
+Each is built once, with `asked_at` as its parameters: building it would cost more than its answer.
+"""
+
+from collections.abc import Iterable
 from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, or_, select, true
+from sqlalchemy import bindparam, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
+from ..models.data_flow import AHEAD, SOON
+from ..models.meta import UTCDateTime
+
+_NOW, _SOON, _AHEAD = (bindparam(name, type_=UTCDateTime()) for name in ("now", "soon", "ahead"))
+_IS_KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
+
+# Flows that are due and whose handler is registered here. This stands in the statement itself,
+# before its limit: a row that cannot run must not take the place of one that can.
+IS_DUE = (*DataFlow.is_due(_NOW, _SOON), _IS_KNOWN, DataFlow.run_interval.is_not(None))
+# Flows whose last slot lies ahead of the clock, which was set back then.
+IS_AHEAD = DataFlow.is_ahead(_AHEAD)
+# Runs that wait to be claimed, in a join with their flows. One that was asked for by hand goes
+# ahead on a disabled flow too.
+IS_PENDING = (
+    DataFlowRun.status == RunStatus.PENDING.value,
+    or_(DataFlowRun.not_before.is_(None), DataFlowRun.not_before <= _NOW),
+    _IS_KNOWN,
+    or_(DataFlow.enabled == true(), DataFlowRun.trigger == Trigger.MANUAL.value),
+)
+
+_COUNT_DUE = select(func.count()).select_from(DataFlow).where(*IS_DUE)
+_LOOK = select(
+    _COUNT_DUE.scalar_subquery(),
+    select(DataFlowRun.id).join(DataFlowRun.data_flow).where(*IS_PENDING).exists(),
+    select(DataFlowRun.id).where(*DataFlowRun.is_expired(_NOW)).exists(),
+    select(DataFlow.id).where(*IS_AHEAD).exists(),
+)
 
 
-def due_flows(handlers: Collection[str], now: datetime) -> list[ColumnElement[bool]]:
-    """Return the conditions of flows that are due and whose handler is registered here.
+class Look(NamedTuple):
+    """What there is to do: how many flows are due, if a run is pending, and if one is lost.
 
-    They stand in the statement itself, before its limit: a row that cannot run must not take the
-    place of one that can.
+    `ahead` tells that the clock was set back.
     """
-    return [
-        *DataFlow.is_due(now),
-        DataFlow.handler.in_(handlers),
-        DataFlow.run_interval.is_not(None),
-    ]
+
+    due: int
+    pending: bool
+    expired: bool
+    ahead: bool
 
 
-def pending_runs(handlers: Collection[str], now: datetime) -> list[ColumnElement[bool]]:
-    """Return the conditions of runs that wait to be claimed, for a join with their flows.
-
-    A run asked for by hand goes ahead on a disabled flow too.
-    """
-    return [
-        DataFlowRun.status == RunStatus.PENDING.value,
-        or_(DataFlowRun.not_before.is_(None), DataFlowRun.not_before <= now),
-        DataFlow.handler.in_(handlers),
-        or_(DataFlow.enabled == true(), DataFlowRun.trigger == Trigger.MANUAL.value),
-    ]
+def asked_at(now: datetime, handlers: Iterable[str]) -> dict[str, Any]:
+    """Return the parameters of the questions: a moment, and the handlers that are known here."""
+    return {"now": now, "soon": now + SOON, "ahead": now + AHEAD, "handlers": list(handlers)}
 
 
-def count_due(session: Session, handlers: Collection[str], now: datetime) -> int:
+def count_due(session: Session, handlers: Iterable[str], now: datetime) -> int:
     """Return how many flows are due at `now`."""
-    statement = select(func.count()).select_from(DataFlow).where(*due_flows(handlers, now))
-    return session.scalars(statement).one()
+    return session.connection().execute(_COUNT_DUE, asked_at(now, handlers)).scalar_one()
 
 
-def is_any_ahead(session: Session, now: datetime) -> bool:
-    """Tell whether the last slot of a flow lies ahead of the clock, which was set back then."""
-    statement = select(DataFlow.id).where(*DataFlow.is_ahead(now)).limit(1)
-    return session.scalars(statement).first() is not None
-
-
-def is_run_pending(session: Session, handlers: Collection[str], now: datetime) -> bool:
-    """Tell whether a run waits that could be claimed at `now`."""
-    statement = (
-        select(DataFlowRun.id)
-        .join(DataFlowRun.data_flow)
-        .where(*pending_runs(handlers, now))
-        .limit(1)
-    )
-    return session.scalars(statement).first() is not None
+def look(session: Session, handlers: Iterable[str], now: datetime) -> Look:
+    """Return what there is to do at `now`: all that a beat asks when there is nothing."""
+    return Look(*session.connection().execute(_LOOK, asked_at(now, handlers)).one())

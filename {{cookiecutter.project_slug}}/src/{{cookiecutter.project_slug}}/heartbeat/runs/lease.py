@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..models import DataFlowRun, RunStatus
+from .run import ClaimedRun
 
 # How often the keeper looks at the clock, in seconds; also how soon it tries again what it could
 # not write. Less than the second between the two looks of reaping.
@@ -23,11 +24,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(heartbeat: Heartbeat, run: DataFlowRun) -> Iterator[None]:
+def kept(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
     """Renew the lease of `run`, each time when a third of it has passed, until the block ends."""
     leases = heartbeat.leases
     with leases.changing:
-        leases.claims[run.id] = run.claim_id or ""
+        leases.claims[run.id] = run.claim_id
         if leases.keeper is None:
             leases.keeper = threading.Thread(
                 target=_keep, args=(heartbeat,), name="heartbeat-leases", daemon=True

@@ -13,6 +13,7 @@ from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..redaction import describe_error
 from ..registry import FlowDefinition
 from .execute import finish
+from .run import ClaimedRun
 
 # A run that takes its process with it each time is given up after so many attempts.
 MOST_ATTEMPTS = 10
@@ -20,7 +21,7 @@ MOST_ATTEMPTS = 10
 
 def end_lost(
     heartbeat: Heartbeat,
-    run: DataFlowRun,
+    run: ClaimedRun | DataFlowRun,
     error: BaseException,
     *guards: ColumnElement[bool],
     patience: float | None = None,
@@ -59,7 +60,9 @@ def end_lost(
         return False
 
 
-def _is_due_again(flows: Mapping[str, FlowDefinition], handler: str, run: DataFlowRun) -> bool:
+def _is_due_again(
+    flows: Mapping[str, FlowDefinition], handler: str, run: ClaimedRun | DataFlowRun
+) -> bool:
     definition = flows.get(handler)
     return (
         definition is not None
@@ -69,7 +72,7 @@ def _is_due_again(flows: Mapping[str, FlowDefinition], handler: str, run: DataFl
     )
 
 
-def _next_attempt(run: DataFlowRun, now: datetime) -> DataFlowRun:
+def _next_attempt(run: ClaimedRun | DataFlowRun, now: datetime) -> DataFlowRun:
     return DataFlowRun(
         data_flow_id=run.data_flow_id,
         trigger=Trigger.RETRY.value,

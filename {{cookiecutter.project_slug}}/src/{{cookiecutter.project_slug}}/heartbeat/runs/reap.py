@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import LeaseExpired
-from ..models import DataFlowRun, RunStatus
+from ..models import DataFlowRun
+from ..models.meta import UTCDateTime
 from .lost import end_lost
 
 # Long enough for a process that was only locked out of the database to write its renewal.
@@ -20,13 +21,9 @@ PATIENCE = 0.5
 
 def expired_runs(session: Session, now: datetime) -> Sequence[DataFlowRun]:
     """Return the runs whose lease had ended by `now`, oldest lease first."""
-    return session.scalars(
-        select(DataFlowRun)
-        .where(
-            DataFlowRun.status == RunStatus.IN_PROGRESS.value, DataFlowRun.lease_expires_at <= now
-        )
-        .order_by(DataFlowRun.lease_expires_at)
-    ).all()
+    expired = DataFlowRun.is_expired(literal(now, UTCDateTime()))
+    statement = select(DataFlowRun).where(*expired).order_by(DataFlowRun.lease_expires_at)
+    return session.scalars(statement).all()
 
 
 def reap(heartbeat: Heartbeat, suspects: Sequence[DataFlowRun]) -> int:

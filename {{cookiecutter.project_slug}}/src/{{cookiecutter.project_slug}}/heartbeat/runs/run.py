@@ -43,6 +43,29 @@ class Run:
     log: logging.Logger
 
 
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run that is this process's to execute, and what that takes of its flow.
+
+    configuration: the text of the JSON object of the flow's row, as it is stored.
+    """
+
+    id: int
+    data_flow_id: int
+    flow_name: str
+    handler: str
+    configuration: str | None
+    trigger: str
+    attempt: int
+    missed_slots: int
+    scheduled_for: datetime | None
+    window_start: datetime
+    window_end: datetime
+    started_at: datetime
+    claim_id: str
+    worker: str
+
+
 class RunLog(logging.Handler):
     """Keeps what a flow logs, up to `LONGEST_LOG` characters, while it goes where logs go."""
 

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import transaction
-import zope.sqlalchemy
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.orm import Session
+from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from ..errors import SessionControlError
 
@@ -44,6 +44,16 @@ class FlowSession(Session):
             raise error
 
 
+def _refuse_commit(session: FlowSession) -> None:
+    """Refuse a commit that goes past the session's own method."""
+    if not session.in_nested_transaction():
+        session._refuse("commit")  # noqa: SLF001 - the same rule, told by the session
+
+
+# Once for all of them: to listen to each session anew would cost a third of a short run.
+event.listen(FlowSession, "before_commit", _refuse_commit)
+
+
 def watch_errors(engine: Engine) -> None:
     """Let the sessions of flows learn of every database error. To be called once an engine."""
     event.listen(engine, "release_savepoint", _keep_error_of_savepoint)
@@ -55,14 +65,14 @@ def watch_errors(engine: Engine) -> None:
 def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
     """Open a session in a transaction manager of its own; commit at the end, or abort.
 
-    Nothing is shared with `request.tm`. The session counts as changed from the start, since
-    zope.sqlalchemy does not notice what text SQL writes.
+    Nothing is shared with `request.tm`. The session has joined before it begins, and counts as
+    changed from the start, since zope.sqlalchemy does not notice what text SQL writes.
     """
     manager = transaction.TransactionManager(explicit=True)
     session = FlowSession(engine)
-    zope.sqlalchemy.register(session, initial_state="changed", transaction_manager=manager)
     manager.begin()
     try:
+        join_transaction(session, STATUS_CHANGED, manager)
         session.connection(execution_options={"flow_session": session})
         yield session
         session.ended_by_engine = True
