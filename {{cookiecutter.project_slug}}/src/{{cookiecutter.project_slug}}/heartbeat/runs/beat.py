@@ -159,17 +159,20 @@ class _Beat:
     def _claim_and_execute(self) -> None:
         """Claim as many runs as there are free workers, until nothing is due or time is up."""
         executor = self.heartbeat.executor
-        contended = 0
+        contended, short = 0, False
         while True:
             freed = executor.freed
-            workers, runs = (0, []) if executor.stopped else self._claim()
+            # A claim that left workers free took all that was due: more is only looked for.
+            due = not short or self._anything_due()
+            workers, runs = self._claim() if due and not executor.stopped else (0, [])
             for run in runs:
                 executor.start(self._execute, run)
+            short = len(runs) < workers
             pause = self._seconds_left()
             if runs:
                 contended = 0
             elif self.report().flows_in_progress == 0:
-                done = executor.stopped or contended == CONTENDED_CLAIMS
+                done = executor.stopped or not due or contended == CONTENDED_CLAIMS
                 if done or not self._anything_due():
                     return
                 if workers:
