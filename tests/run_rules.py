@@ -42,7 +42,7 @@ from rules.heartbeat.runs.reap import expired_runs, reap
 from rules.heartbeat.runs.register import register
 from rules.heartbeat.schedules.every import rescheduled
 from sqlalchemy import delete, event, insert, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from tests.heartbeat.conftest import FakeClock, heartbeat_of
 from tests.heartbeat.notes import Note
 
@@ -247,7 +247,10 @@ class Rules(RuleBasedStateMachine):
         pending = [flow for flow in enabled if (run := self.active(flow)) and not run.claim_id]
         due = [flow for flow in enabled if not self.active(flow) and flow.next_slot <= now]
 
-        claimed = process.transact(lambda session: claim(session, process, most))
+        try:
+            claimed = process.transact(lambda session: claim(session, process, most))
+        except IntegrityError:
+            claimed = process.transact(lambda session: claim(session, process, most, singly=True))
 
         assert len(claimed) <= most
         for run in claimed:

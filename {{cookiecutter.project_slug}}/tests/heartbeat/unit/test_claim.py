@@ -5,6 +5,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}}.heartbeat import (
@@ -37,10 +38,10 @@ def heartbeat(make_app: MakeApp) -> Heartbeat:
     return heartbeat_of(make_app((lambda _run: {"rows": 3}, {"name": "note"})))
 
 
-def claimed(heartbeat: Heartbeat, most: int = 10) -> list[str]:
+def claimed(heartbeat: Heartbeat, most: int = 10, *, singly: bool = False) -> list[str]:
     """Claim at noon; return the names of the flows whose runs were taken."""
     with heartbeat.session() as session:
-        runs = claim(session, heartbeat, most)
+        runs = claim(session, heartbeat, most, singly=singly)
         return [run.flow_name for run in runs]
 
 
@@ -119,7 +120,9 @@ def test_a_slot_that_has_its_run_already_is_passed_over_and_the_rest_goes_on(
     dbsession.add(data_flow_run(data_flow=done, status="success", scheduled_for=slot))
     dbsession.commit()
 
-    assert claimed(heartbeat) == ["due"]
+    with pytest.raises(IntegrityError):
+        claimed(heartbeat)
+    assert claimed(heartbeat, singly=True) == ["due"]
     dbsession.refresh(done)
     assert done.next_run_at == slot + timedelta(minutes=5)
 

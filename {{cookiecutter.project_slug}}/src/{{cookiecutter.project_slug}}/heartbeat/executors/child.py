@@ -89,7 +89,7 @@ class _Children:
             f"its process ended before the flow did, {_manner(child.process.returncode)}; if it "
             "said why, that stands in the server's standard error"
         )
-        if end_lost(heartbeat, run, error, log=run_log.text(heartbeat.secrets())):
+        if end_lost(heartbeat, run, error, log=run_log.text(heartbeat.secrets)):
             log.warning("%s failed: FlowProcessDied: %s", run.flow_name, error)
             return RunStatus.FAILED
         raise error

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -190,18 +191,24 @@ class _Beat:
         with self.heartbeat.executor.free_workers() as workers:
             runs: list[ClaimedRun] = []
             if workers.free:
-                runs, self.row_id = self.heartbeat.transact(
-                    lambda session: (
-                        claim(session, self.heartbeat, workers.free),
-                        self.row_id or self._insert(session, self.report()),
-                    )
-                )
+                try:
+                    runs = self._claim_for(workers.free, singly=False)
+                except IntegrityError:
+                    runs = self._claim_for(workers.free, singly=True)
             workers.taken = len(runs)
         with self.counting:
             self.triggered += len(runs)
             self.run_ids += [run.id for run in runs]
         self.claimed.set()
         return workers.free, runs
+
+    def _claim_for(self, workers: int, *, singly: bool) -> list[ClaimedRun]:
+        def step(session: Session) -> tuple[list[ClaimedRun], int]:
+            runs = claim(session, self.heartbeat, workers, singly=singly)
+            return runs, self.row_id or self._insert(session, self.report())
+
+        runs, self.row_id = self.heartbeat.transact(step)
+        return runs
 
     def _execute(self, run: ClaimedRun) -> None:
         status = execute(self.heartbeat, run)

@@ -60,7 +60,7 @@ def execute_here(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
 
     def measured() -> dict[str, Any]:
         duration = heartbeat.clock.monotonic() - began
-        return {"duration": duration, "log": run_log.text(heartbeat.secrets())}
+        return {"duration": duration, "log": run_log.text(heartbeat.secrets)}
 
     session: FlowSession | None = None
     try:

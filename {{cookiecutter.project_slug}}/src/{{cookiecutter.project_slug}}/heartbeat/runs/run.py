@@ -1,7 +1,7 @@
 """What a flow receives: its run, with the session to write to and the window to work on."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -93,7 +93,7 @@ class RunLog(logging.Handler):
         self._lines.append(line)
         self._length += len(line)
 
-    def text(self, secrets: Iterable[str]) -> str | None:
-        """Return what was logged, without secrets; None if nothing was."""
+    def text(self, secrets: Callable[[], Iterable[str]]) -> str | None:
+        """Return what was logged, without secrets; None, and nothing is asked, if nothing was."""
         lines = [*self._lines, *([f"({self._dropped} more lines)"] if self._dropped else [])]
-        return redact("\n".join(lines), secrets) if lines else None
+        return redact("\n".join(lines), secrets()) if lines else None
