@@ -185,7 +185,7 @@ class Chaos:
         if deed == "kills":
             self.kill(place, now)
         elif deed == "terminations":
-            self.ended(place.process)
+            self.ended(place.process, PATIENCE_SECONDS)
             place.process.terminate()
             place.ending, place.until = True, now + PATIENCE_SECONDS
         else:
@@ -204,10 +204,14 @@ class Chaos:
         place.process.kill()
         place.until = now + self.random.uniform(0.0, 1.0)
 
-    def ended(self, process: Process) -> None:
-        """Note that a process is ended now, for what it leaves undone."""
+    def ended(self, process: Process, seconds: float = 0.0) -> None:
+        """Note that a process is ended now, for what it leaves undone.
+
+        One that may take its time may yet get what it was claiming when it was told.
+        """
         moment = datetime.now(UTC)
-        self.facts.disturbed[process.id].append(Span(moment, moment))
+        span = Span(moment, moment + timedelta(seconds=seconds))
+        self.facts.disturbed[process.id].append(span)
 
     def go_on(self, place: Place) -> None:
         """Let a process go on that stood still, and note for how long."""
