@@ -82,6 +82,7 @@ def notes(database_url: str) -> Iterator[None]:
     """Make the table that flows of tests write to, and drop it after the test."""
     engine = make_engine(make_url(database_url))
     Note.metadata.create_all(engine)
+    engine.dispose()  # a test may cut what is kept open
     yield
     Note.metadata.drop_all(engine)
     engine.dispose()

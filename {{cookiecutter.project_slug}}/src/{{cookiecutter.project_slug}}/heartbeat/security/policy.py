@@ -260,6 +260,9 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
             require_current(heartbeat.engine)
         except (DatabaseNotReadyError, DBAPIError) as cause:
             error = cause
+        else:
+            if error.connection_invalidated:
+                error = DatabaseNotReadyError("the database broke the connection off: call again")
     if isinstance(error, DatabaseNotReadyError):
         detail = redact(str(error), heartbeat.secrets())
         log.error("the heartbeat cannot work: %s", detail)
