@@ -11,7 +11,7 @@ PYTEST = $(PYTHON) -m pytest
 TWO = -n 2 --dist loadgroup
 # One configuration for all: the rendered project's own is no TOML before it is rendered.
 RUFF = --config pyproject.toml
-CHECKED = hooks tests $(wildcard scripts) '{{cookiecutter.project_slug}}/scripts'
+CHECKED = benchmarks hooks tests $(wildcard scripts) '{{cookiecutter.project_slug}}/scripts'
 
 # `make demo SERVE=1` stays up.
 export SERVE
@@ -21,8 +21,9 @@ MINUTES = 1
 ROUNDS = 20
 DATABASE = sqlite
 CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE)
+BENCH = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers '$(PEERS)')
 
-.PHONY: help setup demo test-fast test test-all chaos storm sure format manifest
+.PHONY: help setup demo test-fast test test-all chaos storm bench sure format manifest
 .DEFAULT_GOAL := help
 
 help: ## List these commands
@@ -48,6 +49,9 @@ chaos: .venv/installed ## Kill, stop and crash, then audit: MINUTES=10 DATABASE=
 storm: .venv/installed ## 50 beats at once on 200 due flows: ROUNDS=20 DATABASE=mysql
 	$(CHAOS) --storm --rounds $(ROUNDS)
 
+bench: .venv-bench/installed ## Measure beside the peers: QUICK=1 ONLY=throughput PEERS=celery
+	@.venv-bench/bin/python -B -m benchmarks $(BENCH)
+
 sure: .venv/installed ## Check format, lint and types of the template's own code
 	$(PYTHON) -m ruff format $(RUFF) --check $(CHECKED)
 	$(PYTHON) -m ruff check $(RUFF) $(CHECKED)
@@ -66,4 +70,10 @@ manifest: .venv/installed ## Note the engine's files as they are now, for `heart
 	@$(PYTHON) -c 'import tomllib; groups = tomllib.load(open("pyproject.toml", "rb")); \
 	print(*groups["dependency-groups"]["dev"], sep="\n")' > .venv/requirements.txt
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -r .venv/requirements.txt
+	@touch $@
+
+# The peers, apart from the tools.
+.venv-bench/installed: .venv/installed benchmarks/requirements.txt
+	@.venv/bin/uv venv --quiet --clear -p $(PYTHON) .venv-bench
+	@.venv/bin/uv pip install --quiet -p .venv-bench/bin/python -r benchmarks/requirements.txt
 	@touch $@

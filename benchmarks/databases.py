@@ -1,0 +1,86 @@
+"""Databases of the run's own: made beside the one that a variable names, and dropped."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+VARIABLES = {"postgresql": "TEST_POSTGRESQL_URL", "mysql": "TEST_MYSQL_URL"}
+KINDS = ("postgresql", "mysql", "sqlite")
+# The last database of a Redis, so that nobody else's is emptied.
+REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+
+
+class MissingError(Exception):
+    """A service is not there; the message is the reason to leave its measurements out."""
+
+
+@contextmanager
+def database(kind: str, folder: Path) -> Iterator[str]:
+    """Make an empty database; give its URL, and drop it after."""
+    name = f"heartbeat_bench_{uuid.uuid4().hex[:8]}"
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / name}.sqlite"
+        for file in folder.glob(f"{name}.sqlite*"):
+            file.unlink()
+        return
+    url = os.environ.get(VARIABLES[kind])
+    if not url:
+        raise MissingError(f"{VARIABLES[kind]} names no server")
+    server = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    execute(server, f"CREATE DATABASE {name}")
+    try:
+        yield sa.make_url(url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        # A process that was killed may not be gone for the server yet.
+        execute(server, f"DROP DATABASE {name}{' WITH (FORCE)' * (kind == 'postgresql')}")
+
+
+def execute(engine: sa.Engine, *statements: str) -> None:
+    """Execute statements as they are, each committed."""
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.exec_driver_sql(statement)
+            connection.commit()
+
+
+def settle(engine: sa.Engine) -> None:
+    """Do now what the database would do in the background at a time of its own."""
+    if engine.dialect.name == "postgresql":
+        with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
+            connection.exec_driver_sql("VACUUM (ANALYZE)")
+            connection.exec_driver_sql("CHECKPOINT")
+    elif engine.dialect.name == "sqlite":
+        execute(engine, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def numbers(count: int) -> sa.CTE:
+    """Give the numbers from 1 to `count` as something to select from: rows made by the server."""
+    first = sa.select(sa.literal(1).label("i")).cte("numbers", recursive=True)
+    return first.union_all(sa.select(first.c.i + 1).where(first.c.i < count))
+
+
+def allow_recursion(connection: sa.Connection) -> None:
+    """Let `numbers` count on, where the server has a limit for it."""
+    if connection.dialect.name == "mysql":
+        mariadb = getattr(connection.dialect, "is_mariadb", False)
+        name = "max_recursive_iterations" if mariadb else "cte_max_recursion_depth"
+        connection.exec_driver_sql(f"SET SESSION {name} = 100000000")
+
+
+def require_redis() -> None:
+    """Empty the Redis of the run, or say that there is none."""
+    import redis  # noqa: PLC0415 - a run without Redis needs no client
+
+    try:
+        redis.Redis.from_url(REDIS_URL).flushdb()
+    except redis.RedisError as error:
+        raise MissingError(f"no Redis answers ({type(error).__name__})") from error

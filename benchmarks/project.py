@@ -1,0 +1,249 @@
+"""The rendered project: installed, served as in production, and beaten over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from .databases import allow_recursion, numbers, settle
+from .serving import Server, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TEMPLATE = Path(__file__).resolve().parent.parent
+TOOLS = TEMPLATE / ".venv" / "bin"
+DRIVERS = ("psycopg[binary]", "pymysql[rsa]")
+TOKEN = "what-the-benchmarks-beat-with"  # noqa: S105 - opens nothing but a server of this run
+WORKERS = 8
+# What the runs of the benchmarks are of; each row of theirs shares one of these handlers.
+FLOWS = '''"""Flows that the benchmarks run."""
+
+import os
+import time
+
+from ..heartbeat import Run, flow
+
+
+def leave_trace(name: str) -> None:
+    """Tell, outside of any transaction, that this flow was called."""
+    traces = os.open(os.environ["BENCH_TRACES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(traces, f"{name}\\n".encode())
+    os.close(traces)
+
+
+@flow(every="1d", start="next")
+def noop(run: Run) -> None:
+    """Do nothing."""
+
+
+@flow(every="1d", start="next")
+def waiting(run: Run) -> None:
+    """Wait as a flow does that asks another system."""
+    leave_trace(run.flow_name)
+    time.sleep(0.01)
+
+
+@flow(every="1d", start="next")
+def lingering(run: Run) -> None:
+    """Be at work for long enough to be killed."""
+    leave_trace(run.flow_name)
+    time.sleep(600)
+'''
+
+FLOW_COLUMNS = sa.table(
+    "data_flows",
+    sa.column("id", sa.BigInteger),
+    sa.column("name", sa.String),
+    sa.column("handler", sa.String),
+    sa.column("enabled", sa.Boolean),
+    sa.column("configuration", sa.JSON),
+    sa.column("run_interval", sa.Integer),
+    sa.column("next_run_at", sa.DateTime(timezone=True)),
+    sa.column("last_slot_at", sa.DateTime(timezone=True)),
+    sa.column("window_starts_at", sa.DateTime(timezone=True)),
+    sa.column("created_at", sa.DateTime(timezone=True)),
+    sa.column("updated_at", sa.DateTime(timezone=True)),
+)
+RUN_COLUMNS = sa.table(
+    "data_flow_runs",
+    sa.column("id", sa.BigInteger),
+    sa.column("data_flow_id", sa.BigInteger),
+    sa.column("status", sa.String),
+    sa.column("trigger", sa.String),
+    sa.column("scheduled_for", sa.DateTime(timezone=True)),
+    sa.column("claim_id", sa.String),
+    sa.column("worker", sa.String),
+    sa.column("window_start", sa.DateTime(timezone=True)),
+    sa.column("window_end", sa.DateTime(timezone=True)),
+    sa.column("started_at", sa.DateTime(timezone=True)),
+    sa.column("ended_at", sa.DateTime(timezone=True)),
+    sa.column("duration", sa.Double),
+    sa.column("error_type", sa.String),
+    sa.column("log", sa.Text),
+    sa.column("created_at", sa.DateTime(timezone=True)),
+    sa.column("updated_at", sa.DateTime(timezone=True)),
+)
+OURS = "bench-"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendering that is installed."""
+
+    folder: Path
+
+    def command(self, name: str) -> str:
+        """Give the path of a command of its environment."""
+        return str(self.folder / ".venv" / "bin" / name)
+
+    @contextmanager
+    def served(
+        self, url: str, *, traces: str | Path = os.devnull, **settings: object
+    ) -> Iterator[Server]:
+        """Serve it on a migrated database, with settings such as `lease=3`."""
+        environment = {f"HEARTBEAT_{name.upper()}": str(value) for name, value in settings.items()}
+        environment |= {"DATABASE_URL": url, "HEARTBEAT_TOKEN": TOKEN, "BENCH_TRACES": str(traces)}
+        environment.setdefault("HEARTBEAT_WORKERS", str(WORKERS))
+        environment.setdefault("HEARTBEAT_WAIT", "3600")
+        ini = (self.folder / "production.ini").read_text()
+        with serve(self.command("pserve"), self.folder, ini, clean() | environment) as server:
+            yield server
+
+    def migrate(self, url: str) -> sa.Engine:
+        """Make the tables; give an engine to arrange them with."""
+        subprocess.run(
+            [self.command("heartbeat"), "migrate", "-c", "production.ini"],
+            cwd=self.folder,
+            env=clean() | {"DATABASE_URL": url},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        engine = sa.create_engine(url)
+        if engine.dialect.name == "sqlite":
+            sa.event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=60000"))
+        return engine
+
+
+def clean() -> dict[str, str]:
+    """Give this process's environment without what would change how a project behaves."""
+    ours = ("HEARTBEAT_", "DATABASE_URL", "PYTHON", "VIRTUAL_ENV")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    return kept | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
+
+
+def render(folder: Path, *, set_up: dict[str, str] | None = None) -> Path:
+    """Render the template with its defaults; give the project's folder.
+
+    It is set up in that environment, if one is given.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "cookiecutter.yaml"
+    config.write_text(f"replay_dir: {folder}/replay\ncookiecutters_dir: {folder}/cookiecutters\n")
+    options = ["--no-input", "--config-file", str(config), "--output-dir", str(folder)]
+    subprocess.run(
+        [str(TOOLS / "cookiecutter"), *options, str(TEMPLATE)],
+        env=set_up or clean() | {"HEARTBEAT_SETUP": "0"},
+        stdout=subprocess.DEVNULL,
+        check=True,
+    )
+    return folder / "data_flows"
+
+
+def make_environment(folder: Path, *packages: str) -> None:
+    """Make `folder`/.venv with packages, by uv."""
+    uv = str(TOOLS / "uv")
+    for command in (
+        [uv, "venv", "--quiet", "--no-python-downloads", "-p", sys.executable, ".venv"],
+        [uv, "pip", "install", "--quiet", "-p", ".venv/bin/python", *packages],
+    ):
+        subprocess.run(command, cwd=folder, env=clean(), check=True)
+
+
+def install(folder: Path) -> Project:
+    """Render the project, give it the flows of the benchmarks, and install it."""
+    rendered = render(folder)
+    (rendered / "src" / "data_flows" / "flows" / "benchmarks.py").write_text(FLOWS)
+    (rendered / "src" / "data_flows" / "flows" / "import_csv.py").unlink()
+    make_environment(rendered, "-c", "constraints.txt", "-e", ".[throttle]", *DRIVERS)
+    return Project(rendered)
+
+
+def beat(server: Server) -> tuple[float, dict[str, Any]]:
+    """Send a beat; give how many seconds its reply took, and the reply."""
+    server.reconnect()
+    began = time.perf_counter()
+    status, body = server.request("POST", "/heartbeat", {"Authorization": f"Bearer {TOKEN}"})
+    seconds = time.perf_counter() - began
+    if status not in {200, 202}:
+        raise RuntimeError(f"a beat was answered with {status}: {body.decode()}\n{server.log}")
+    return seconds, json.loads(body)
+
+
+def load_flows(engine: sa.Engine, count: int, handler: str = "noop") -> None:
+    """Insert so many flows, none of them due."""
+    row = numbers(count)
+    now = datetime.now(UTC)
+    values = {
+        "name": sa.literal(OURS) + sa.cast(row.c.i, sa.String(20)),
+        "handler": sa.literal(handler),
+        "enabled": sa.true(),
+        "configuration": sa.literal({}, sa.JSON),
+        "run_interval": sa.literal(86_400),
+        **dict.fromkeys(("created_at", "updated_at"), sa.literal(now)),
+        "next_run_at": sa.literal(now + timedelta(days=1), sa.DateTime(timezone=True)),
+    }
+    with engine.begin() as connection:
+        allow_recursion(connection)
+        connection.execute(
+            sa.insert(FLOW_COLUMNS).from_select(list(values), sa.select(*values.values()))
+        )
+    settle(engine)
+
+
+def last_run(engine: sa.Engine) -> int:
+    """Give the id of the newest run."""
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.select(sa.func.max(RUN_COLUMNS.c.id))) or 0)
+
+
+def make_due(engine: sa.Engine, *, after: int = 0, settled: bool = True) -> None:
+    """Forget all runs after one, and let flows be due as if they had never run."""
+    table = FLOW_COLUMNS
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    with engine.begin() as connection:
+        connection.execute(sa.delete(RUN_COLUMNS).where(RUN_COLUMNS.c.id > after))
+        connection.execute(
+            sa.update(table)
+            .where(table.c.name.startswith(OURS))
+            .values(next_run_at=past, last_slot_at=None, window_starts_at=None)
+        )
+    if settled:
+        settle(engine)
+
+
+def count_runs(engine: sa.Engine, *, after: int = 0) -> dict[str, int]:
+    """Give how many runs there are of each status."""
+    table = RUN_COLUMNS
+    counted = sa.select(table.c.status, sa.func.count()).where(table.c.id > after)
+    with engine.connect() as connection:
+        return dict(connection.execute(counted.group_by(table.c.status)).all())
+
+
+def run_all_due(server: Server, engine: sa.Engine, count: int, *, after: int = 0) -> float:
+    """Beat once with `count` flows due; give the seconds until all of them are recorded."""
+    seconds, reply = beat(server)
+    runs = count_runs(engine, after=after)
+    if runs != {"success": count}:
+        raise RuntimeError(f"{count} flows were due, and there are {runs}: {reply}")
+    return seconds
