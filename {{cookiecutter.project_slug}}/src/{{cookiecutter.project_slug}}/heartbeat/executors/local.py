@@ -12,7 +12,7 @@ from ..runs.run import ClaimedRun
 # How long a thread waits for the next run before it ends, in seconds: many short runs follow each
 # other on one, and none is left of an application that is idle.
 LINGER = 0.1
-# How long the first free worker waits for others, in seconds: one claim then serves them all.
+# How long a free worker waits for the next one, in seconds: one claim then serves them all.
 GATHER = 0.005
 
 
@@ -91,10 +91,17 @@ class LocalExecutor:
                     self._changed.notify_all()
 
     def wait_until_freed(self, since: int, seconds: float) -> None:
-        """Wait until `freed` is no longer `since`, at most `seconds`; then a moment for others."""
+        """Wait until `freed` is no longer `since`, at most `seconds`; then for those just behind.
+
+        Where short runs end one after the other, the next claim then serves all their workers.
+        """
         with self._changed:
-            if self._changed.wait_for(lambda: self._freed != since, seconds):
-                self._changed.wait_for(lambda: self._free == self._workers, GATHER)
+            another = self._wait_for_another(since, seconds)
+            while another and self._free < self._workers and not self.stopped:
+                another = self._wait_for_another(self._freed, GATHER)
+
+    def _wait_for_another(self, since: int, seconds: float) -> bool:
+        return self._changed.wait_for(lambda: self._freed != since, seconds)
 
     def stop(self, *, abandon: bool = False) -> list[ClaimedRun]:
         """Let no worker be free from now on; return the runs at work.
