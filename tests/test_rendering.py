@@ -42,10 +42,12 @@ CORE = (
 OPTIONAL = {
     "security/throttle.py": ("__init__.py", 'config.include(".security.throttle")', "throttle"),
     "executors/child.py": ("__init__.py", 'config.include(".executors.child")', "timeouts"),
-    "cli/prune.py": ("cli/__init__.py", '"prune",', "pruning"),
+    "cli/prune.py": ("cli/__init__.py", '"prune": "prune",', "pruning"),
     "pruning.py": ("__init__.py", 'config.include(".pruning")', "pruning"),
-    "cli/check.py": ("cli/__init__.py", '"check",', "check"),
-    "cli/token.py": ("cli/__init__.py", '"token",', "token_command"),
+    "cli/check.py": ("cli/__init__.py", '"check": "check",', "check"),
+    "cli/flows.py": ("cli/__init__.py", '"flows": "flows remove",', "flows_command"),
+    "cli/runs.py": ("cli/__init__.py", '"runs": "run runs",', "runs_command"),
+    "cli/token.py": ("cli/__init__.py", '"token": "token",', "token_command"),
 }
 
 # Everything rendered that is the user's. The engine and its tests are compared with the template.

@@ -10,12 +10,20 @@ import pytest
 from click.testing import CliRunner, Result
 from pyramid.config import Configurator
 from pyramid.router import Router
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}}.heartbeat import (
     Run,
 )
 from {{cookiecutter.project_slug}}.heartbeat.cli import (
     main,
+)
+from {{cookiecutter.project_slug}}.heartbeat.db import (
+    begin_writing,
+)
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlow,
 )
 
 from ..conftest import TOKEN
@@ -76,6 +84,24 @@ def command(ini_file: Callable[..., Path]) -> Command:
         return CliRunner().invoke(main, [*arguments, "-c", str(file)])
 
     return call
+
+
+@pytest.fixture
+def fresh_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let the commands find a database that was never migrated."""
+    file = tmp_path / "fresh.sqlite"
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def somebody_writes(command: Command, dbsession: Session) -> None:
+    """Hold the row of the flow "good", and on SQLite the write lock, for all of the test."""
+    command("beat", flows="good")
+    if dbsession.get_bind().dialect.name == "sqlite":
+        begin_writing(dbsession)
+    else:
+        dbsession.scalars(select(DataFlow).with_for_update()).all()
 
 
 def settle() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from {{cookiecutter.project_slug}} import (
     heartbeat,
@@ -16,6 +18,13 @@ from {{cookiecutter.project_slug}} import (
 from {{cookiecutter.project_slug}}.heartbeat.cli import (
     main,
 )
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlow,
+)
+
+from ...factories import data_flow
+from . import host
+from .conftest import Command
 
 ENGINE = Path(str(heartbeat.__file__)).parent
 TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - no secret
@@ -163,3 +172,86 @@ def test_an_engine_without_its_manifest_says_so(copy: Path) -> None:
     (copy / "MANIFEST").unlink()
 
     assert changed_in(copy) == ["MANIFEST"]
+
+
+def test_check_tells_what_is_in_order(command: Command) -> None:
+    command("beat")
+
+    result = command("check")
+
+    assert result.exit_code == 0, result.output
+    assert "ok     settings" in result.output
+    assert f"engine {heartbeat.VERSION}, unchanged" in result.output
+    assert "flows: 2 registered, 2 rows" in result.output
+
+
+def test_check_of_a_database_that_is_not_migrated_exits_with_1_and_one_clear_line(
+    command: Command, fresh_database: Path
+) -> None:
+    result = command("check")
+
+    [wrong] = [line for line in result.output.splitlines() if line.startswith("wrong ")]
+    assert result.exit_code == 1
+    assert str(fresh_database) in wrong
+    assert "run `heartbeat migrate`" in wrong
+
+
+def test_check_of_a_flow_without_a_handler_exits_with_1_and_names_the_mend(
+    command: Command, dbsession: Session
+) -> None:
+    dbsession.add(data_flow(name="stray"))
+    dbsession.commit()
+
+    result = command("check")
+
+    [wrong] = [line for line in result.output.splitlines() if line.startswith("wrong ")]
+    assert result.exit_code == 1
+    assert "flow stray" in wrong
+    assert "heartbeat remove stray" in wrong
+
+
+def test_check_writes_nothing(command: Command, dbsession: Session) -> None:
+    assert command("check").exit_code == 0
+
+    assert dbsession.scalars(select(DataFlow.id)).all() == []
+
+
+@pytest.mark.usefixtures("somebody_writes")
+def test_check_does_not_wait_for_who_writes(command: Command) -> None:
+    result = command("check", flows="good", **{"heartbeat.lease": "3s"})
+
+    assert result.exit_code == 0, result.output
+
+
+def test_p16_a_row_whose_handler_is_not_registered_is_shown(
+    command: Command, dbsession: Session
+) -> None:
+    dbsession.add(data_flow(name="stray", handler="os.system"))
+    dbsession.commit()
+
+    result = command("check")
+
+    assert "stray" in result.output
+    assert "handler 'os.system'" in result.output
+    assert "not registered" in result.output
+
+
+def test_a_host_whose_migrations_are_its_own_affair_is_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    ini = tmp_path / "host.ini"
+    ini.write_text(
+        f"[app:main]\nuse = call:{host.__name__}:main\n"
+        f"sqlalchemy.url = sqlite:///{tmp_path}/host.sqlite\n"
+        f"heartbeat.token = {TOKEN}\n[server:main]\nuse = egg:waitress\nthreads = 8\n"
+    )
+    CliRunner().invoke(main, ["migrate", "-c", str(ini)])
+    with sqlite3.connect(tmp_path / "host.sqlite") as connection:
+        connection.execute("CREATE TABLE alembic_version (version_num VARCHAR(32))")
+        connection.execute("INSERT INTO alembic_version VALUES ('the-hosts-own')")
+    connection.close()
+
+    checked = CliRunner().invoke(main, ["check", "-c", str(ini)])
+
+    assert checked.exit_code == 0, checked.output

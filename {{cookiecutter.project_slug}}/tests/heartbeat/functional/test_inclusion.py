@@ -301,10 +301,8 @@ def test_migrate_brings_up_our_tables_in_the_hosts_database_beside_its_own(
     )
 
     result = CliRunner().invoke(heartbeat_command, ["migrate", "-c", str(ini)])
-    checked = CliRunner().invoke(heartbeat_command, ["check", "-c", str(ini)])
 
     assert result.exit_code == 0, result.output
-    assert checked.exit_code == 0, checked.output
     tables = set(inspect(engine).get_table_names())
     assert {"data_flows", "data_flow_runs", "data_flow_beats", "data_flow_version"} < tables
     assert "host_pages" in tables

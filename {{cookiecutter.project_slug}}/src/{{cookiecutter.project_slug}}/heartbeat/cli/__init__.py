@@ -7,9 +7,8 @@ from importlib import import_module
 
 import click
 
+from .beat import beat
 from .database import migrate
-from .flows import flows, remove
-from .runs import beat, run, runs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -17,13 +16,17 @@ def main() -> None:
     """Run data flows and see what became of them."""
 
 
-for _command in (beat, flows, runs, run, remove, migrate):
-    main.add_command(_command)
+main.add_command(beat)
+main.add_command(migrate)
 
-# Optional: delete a line and its module, and the rest works without it.
-for _name in (
-    "check",
-    "prune",
-    "token",
-):
-    main.add_command(getattr(import_module(f".{_name}", __package__), _name))
+# Optional: modules and their commands. Delete a line and its module, and the rest works without it.
+_OPTIONAL: dict[str, str] = {
+    "check": "check",
+    "flows": "flows remove",
+    "prune": "prune",
+    "runs": "run runs",
+    "token": "token",
+}
+for _module, _names in _OPTIONAL.items():
+    for _name in _names.split():
+        main.add_command(getattr(import_module(f".{_module}", __package__), _name))

@@ -1,4 +1,4 @@
-"""Commands about flows: what there is, and taking one away."""
+"""Optional commands about flows: what there is, and taking one away."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Commands about runs: a beat, one run by hand, and the history."""
+"""Optional commands about runs: one by hand, and the history."""
 
 from typing import Any
 
@@ -7,31 +7,13 @@ from sqlalchemy import select
 
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus
-from ..runs.beat import run_beat
 from ..runs.claim import claim_by_hand
 from ..runs.execute import execute
 from ..runs.register import register
-from ..views.beat import reply
 from .application import application, command, config_option, json_option, show
 
 # As text: of an enumeration's members click would take the names, in capitals.
 STATUSES = [status.value for status in RunStatus]
-
-
-@click.command()
-@config_option
-@json_option
-@command
-def beat(config: str, *, as_json: bool) -> None:
-    """Run all flows that are due, in this process, and wait for them.
-
-    The exit code is 1 if a run failed.
-    """
-    with application(config) as heartbeat:
-        report = run_beat(heartbeat, "command line", wait=None)
-    show("beat", [reply(report)] if as_json else [report.counts()], as_json=as_json)
-    if report.flows_failed:
-        raise SystemExit(1)
 
 
 @click.command()

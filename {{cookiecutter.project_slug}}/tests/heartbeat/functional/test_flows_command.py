@@ -1,0 +1,101 @@
+"""`heartbeat flows` and `heartbeat remove`: what there is, and taking one away."""
+
+import json
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from {{cookiecutter.project_slug}}.heartbeat.models import (
+    DataFlow,
+    DataFlowRun,
+)
+
+from ...factories import NOON, data_flow, data_flow_run
+from .conftest import Command
+
+
+def test_flows_lists_what_is_declared_before_the_first_beat(command: Command) -> None:
+    result = command("flows")
+
+    assert result.exit_code == 0
+    for part in ("good", "bad", "every 5m", "enabled", "Count three rows."):
+        assert part in result.output
+
+
+def test_flows_prints_all_members_as_json(command: Command, dbsession: Session) -> None:
+    dbsession.add(data_flow(name="off", handler="good", enabled=False, run_interval=90))
+    dbsession.add(data_flow(name="stray", last_run_at=NOON, last_run_status="failed"))
+    dbsession.commit()
+
+    result = command("flows", "--json", flows="good")
+
+    shown = {flow["name"]: flow for flow in json.loads(result.stdout)}
+    assert list(shown) == ["good", "off", "stray"]
+    assert (shown["off"]["state"], shown["off"]["schedule"]) == ("disabled", "every 90s")
+    assert shown["off"]["next run (UTC)"] is None
+    assert shown["stray"]["state"] == "handler 'stray' not registered"
+    assert shown["stray"]["last run (UTC)"] == NOON.isoformat()
+    assert shown["stray"]["last status"] == "failed"
+
+
+def test_flows_says_that_there_are_none(command: Command) -> None:
+    result = command("flows", flows="")
+
+    assert (result.exit_code, result.output) == (0, "no flows\n")
+
+
+@pytest.mark.usefixtures("somebody_writes")
+def test_flows_does_not_wait_for_who_writes(command: Command) -> None:
+    result = command("flows", flows="good", **{"heartbeat.lease": "3s"})
+
+    assert result.exit_code == 0, result.output
+
+
+def test_p16_a_row_whose_handler_is_not_registered_is_shown(
+    command: Command, dbsession: Session
+) -> None:
+    dbsession.add(data_flow(name="stray", handler="os.system"))
+    dbsession.commit()
+
+    result = command("flows")
+
+    assert "stray" in result.output
+    assert "handler 'os.system'" in result.output
+    assert "not registered" in result.output
+
+
+def test_remove_takes_a_flow_and_its_history(command: Command, dbsession: Session) -> None:
+    command("beat")
+    good = dbsession.scalars(select(DataFlow).where(DataFlow.name == "good")).one()
+    dbsession.add(data_flow_run(data_flow=good))
+    dbsession.commit()
+
+    result = command("remove", "good", flows="bad")
+
+    assert (result.exit_code, result.output) == (0, "removed good and its 2 runs\n")
+    assert dbsession.scalars(select(DataFlow.name)).all() == ["bad"]
+    assert [run.data_flow.name for run in dbsession.scalars(select(DataFlowRun))] == ["bad"]
+
+
+def test_remove_says_when_the_flow_is_still_declared(command: Command) -> None:
+    command("beat")
+
+    result = command("remove", "good")
+
+    assert result.exit_code == 0
+    assert "still declared in " in result.output
+    assert "delete it there, or it comes back" in result.output
+
+
+@pytest.mark.parametrize("name", ["nope", "", "Good", "x" * 5_000, "Käuzchen 🦉", "' OR 1"])
+def test_an_unknown_flow_is_told_with_where_to_look(
+    command: Command, dbsession: Session, name: str
+) -> None:
+    command("beat")
+
+    result = command("remove", name)
+
+    assert result.exit_code == 1
+    assert f"no flow is called {name!r}: `heartbeat flows` lists them" in result.output
+    assert len(dbsession.scalars(select(DataFlow.id)).all()) == 2
