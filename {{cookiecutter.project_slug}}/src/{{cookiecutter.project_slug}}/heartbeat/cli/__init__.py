@@ -7,11 +7,12 @@ from importlib import import_module
 
 import click
 
+from .application import Commands
 from .beat import beat
 from .database import migrate
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Run data flows and see what became of them."""
 

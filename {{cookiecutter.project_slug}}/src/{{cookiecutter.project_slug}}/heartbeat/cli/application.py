@@ -1,14 +1,13 @@
 """What the commands share: reading the .ini file, and errors of one clear line."""
 
 import configparser
-import functools
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import click
 from pyramid.paster import bootstrap, get_appsettings, setup_logging
@@ -21,8 +20,25 @@ from ..errors import DataFlowError
 from ..migrations import require_current
 from ..redaction import redact
 
-_Parameters = ParamSpec("_Parameters")
-_Result = TypeVar("_Result")
+
+class Commands(click.Group):
+    """Turns the errors that are meant for people into one line and the exit code 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command that was typed."""
+        try:
+            return super().invoke(ctx)
+        except DataFlowError as error:
+            raise click.ClickException(redact(str(error))) from error
+
+
+def _require_file(_context: click.Context, _option: click.Parameter, config: str) -> str:
+    """Return what was given. Raises a UsageError if the .ini file is not there."""
+    if not Path(config.partition("#")[0]).is_file():
+        message = f"there is no file {config}: go to the project's folder, or name it with -c"
+        raise click.UsageError(message)
+    return config
+
 
 config_option = click.option(
     "-c",
@@ -30,35 +46,15 @@ config_option = click.option(
     default="development.ini",
     show_default=True,
     metavar="FILE",
+    callback=_require_file,
     help="The application's .ini file.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 
 
-def command(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
-    """Turn the errors that are meant for people into one line and the exit code 1."""
-
-    @functools.wraps(function)
-    def called(*arguments: _Parameters.args, **options: _Parameters.kwargs) -> _Result:
-        try:
-            return function(*arguments, **options)
-        except DataFlowError as error:
-            raise click.ClickException(redact(str(error))) from error
-
-    return called
-
-
-def require_file(config: str) -> None:
-    """Raise a UsageError if the .ini file is not there."""
-    if not Path(config.partition("#")[0]).is_file():
-        message = f"there is no file {config}: go to the project's folder, or name it with -c"
-        raise click.UsageError(message)
-
-
 @contextmanager
 def application(config: str) -> Iterator[Heartbeat]:
     """Start the application that `config` names and give its heartbeat."""
-    require_file(config)
     try:
         get_appsettings(config)
         setup_logging(config)

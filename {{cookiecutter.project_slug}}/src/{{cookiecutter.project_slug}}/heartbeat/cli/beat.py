@@ -4,13 +4,12 @@ import click
 
 from ..runs.beat import run_beat
 from ..views.beat import reply
-from .application import application, command, config_option, json_option, show
+from .application import application, config_option, json_option, show
 
 
 @click.command()
 @config_option
 @json_option
-@command
 def beat(config: str, *, as_json: bool) -> None:
     """Run all flows that are due, in this process, and wait for them.
 

@@ -17,7 +17,7 @@ from ..core import Heartbeat
 from ..errors import DatabaseNotReadyError
 from ..models import DataFlow
 from ..security.token import Tokens
-from .application import application, command, config_option
+from .application import application, config_option
 from .database import own_chain
 
 # One thread waits with each beat; with fewer than two, nothing else would be answered meanwhile.
@@ -33,7 +33,6 @@ class Finding(NamedTuple):
 
 @click.command()
 @config_option
-@command
 def check(config: str) -> None:
     """Say whether settings, database, migrations, secrets and flows are in order, a line each.
 

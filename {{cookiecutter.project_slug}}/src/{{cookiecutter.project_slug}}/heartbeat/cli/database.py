@@ -11,19 +11,17 @@ from .. import migrations
 from ..db import database_url, make_engine, reason
 from ..errors import DatabaseNotReadyError
 from ..migrations.server import create_database, migration_lock
-from .application import command, config_option, require_file
+from .application import config_option
 
 
 @click.command()
 @config_option
-@command
 def migrate(config: str) -> None:
     """Bring the database up to date: the heartbeat's tables first, then yours.
 
     The database is created if it is missing and that is allowed. Several processes may call this
     at once: they take turns.
     """
-    require_file(config)
     engine = make_engine(database_url(get_appsettings(config.partition("#")[0], name="main")))
     try:
         if create_database(engine):

@@ -11,13 +11,12 @@ from ..durations import format_every
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun
 from ..runs.register import register
-from .application import application, command, config_option, json_option, show
+from .application import application, config_option, json_option, show
 
 
 @click.command()
 @config_option
 @json_option
-@command
 def flows(config: str, *, as_json: bool) -> None:
     """List the flows, and when each is due next."""
     with application(config) as heartbeat:
@@ -34,7 +33,6 @@ def flows(config: str, *, as_json: bool) -> None:
 @click.command()
 @config_option
 @click.argument("name")
-@command
 def remove(config: str, name: str) -> None:
     """Remove the flow NAME and its history.
 

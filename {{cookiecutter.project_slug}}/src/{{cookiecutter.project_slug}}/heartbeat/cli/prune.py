@@ -4,13 +4,12 @@ import click
 
 from ..pruning import Walk
 from ..pruning import prune as prune_step
-from .application import application, command, config_option, json_option, show
+from .application import application, config_option, json_option, show
 
 
 @click.command()
 @config_option
 @json_option
-@command
 def prune(config: str, *, as_json: bool) -> None:
     """Remove the runs and beats that are older than heartbeat.keep_days.
 

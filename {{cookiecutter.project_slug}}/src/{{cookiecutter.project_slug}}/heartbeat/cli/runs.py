@@ -10,7 +10,7 @@ from ..models import DataFlow, DataFlowRun, RunStatus
 from ..runs.claim import claim_by_hand
 from ..runs.execute import execute
 from ..runs.register import register
-from .application import application, command, config_option, json_option, show
+from .application import application, config_option, json_option, show
 
 # As text: of an enumeration's members click would take the names, in capitals.
 STATUSES = [status.value for status in RunStatus]
@@ -28,7 +28,6 @@ STATUSES = [status.value for status in RunStatus]
     show_default=True,
     help="How many, newest first.",
 )
-@command
 def runs(config: str, name: str | None, status: str | None, limit: int, *, as_json: bool) -> None:
     """Show the history of runs, newest first."""
     statement = (
@@ -53,7 +52,6 @@ def runs(config: str, name: str | None, status: str | None, limit: int, *, as_js
 @config_option
 @json_option
 @click.argument("name")
-@command
 def run(config: str, name: str, *, as_json: bool) -> None:
     """Run the flow NAME now, in this process. Its schedule stays as it is.
 

@@ -10,7 +10,7 @@ import click
 from ..core import Heartbeat
 from ..errors import DataFlowError
 from ..security.token import Token, Tokens, read_tokens
-from .application import application, command, config_option, json_option, show
+from .application import application, config_option, json_option, show
 
 role_option = click.option(
     "--role",
@@ -29,7 +29,6 @@ def token() -> None:
 @token.command("list")
 @config_option
 @json_option
-@command
 def list_tokens(config: str, *, as_json: bool) -> None:
     """List the tokens by role, name and fingerprint."""
     with application(config) as heartbeat:
@@ -52,7 +51,6 @@ def list_tokens(config: str, *, as_json: bool) -> None:
 @role_option
 @click.option("--name", default="", help="What the new token goes by in the history.")
 @click.option("--remove", metavar="FINGERPRINT", help="Remove this token instead of making one.")
-@command
 def rotate(config: str, role: str, name: str, remove: str | None) -> None:
     """Add a new token to the role's file; remove the old one when told.
 
