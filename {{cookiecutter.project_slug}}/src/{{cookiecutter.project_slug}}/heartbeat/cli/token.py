@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from ..core import Heartbeat
 from ..errors import DataFlowError
-from ..security.token import Token, Tokens, read_tokens
+from ..security.token import Token, read_tokens
 from .application import application, config_option, json_option, show
 
 role_option = click.option(
@@ -39,8 +38,10 @@ def list_tokens(config: str, *, as_json: bool) -> None:
                 "name": each.name,
                 "where": "environment or .ini file" if each.secret == tokens.value else tokens.file,
             }
-            for role in ("beat", "operator")
-            for tokens in [_tokens(heartbeat, role)]
+            for role, tokens in (
+                ("beat", heartbeat.tokens),
+                ("operator", heartbeat.operator_tokens),
+            )
             for each in tokens.all()
         ]
     show("tokens", rows, as_json=as_json)
@@ -58,9 +59,12 @@ def rotate(config: str, role: str, name: str, remove: str | None) -> None:
     the change at once.
     """
     with application(config) as heartbeat:
-        tokens = _tokens(heartbeat, role)
-        file = tokens.file
-    setting = "token_file" if role == "beat" else "operator_token_file"
+        if role == "beat":
+            tokens, setting, who = heartbeat.tokens, "token_file", "the scheduler"
+        else:
+            tokens, setting = heartbeat.operator_tokens, "operator_token_file"
+            who = "whoever operates this"
+    file = tokens.file
     if file is None:
         raise DataFlowError(
             f"heartbeat.{setting} is not set: a token that is set elsewhere is changed there"
@@ -73,7 +77,6 @@ def rotate(config: str, role: str, name: str, remove: str | None) -> None:
     made = Token(secrets.token_urlsafe(32), " ".join(name.split()))
     lines = _lines(file) if file.exists() else []
     _write(file, [*lines, f"{made.secret} {made.name}".strip()])
-    who = "the scheduler" if role == "beat" else "whoever operates this"
     click.echo(f"added the token {made.fingerprint} as the last line of {file}")
     click.echo(f"next: give it to {who}: tail -n 1 {file} | cut -d ' ' -f 1")
     for old in before:
@@ -113,7 +116,3 @@ def _write(file: Path, lines: list[str]) -> None:
     if file.exists() and os.geteuid() == 0:
         os.chown(name, file.stat().st_uid, file.stat().st_gid)
     Path(name).replace(file)
-
-
-def _tokens(heartbeat: Heartbeat, role: str) -> Tokens:
-    return heartbeat.tokens if role == "beat" else heartbeat.operator_tokens
