@@ -10,6 +10,7 @@ from ..models import DataFlow, DataFlowRun, RunStatus
 from ..runs.claim import claim_by_hand
 from ..runs.execute import execute
 from ..runs.register import register
+from ..views.beat import members
 from .application import application, config_option, json_option, show
 
 # As text: of an enumeration's members click would take the names, in capitals.
@@ -36,15 +37,14 @@ def runs(config: str, name: str | None, status: str | None, limit: int, *, as_js
         .order_by(DataFlowRun.id.desc())
         .limit(limit)
     )
-    if name is not None:
-        statement = statement.where(DataFlow.name == name)
     if status:
         statement = statement.where(DataFlowRun.status == status)
     with application(config) as heartbeat, heartbeat.session() as session:
-        known = select(DataFlow.id).where(DataFlow.name == name)
-        if name is not None and session.scalars(known).first() is None:
-            raise UnknownFlowError(name)
-        found = [dict(row._mapping) for row in session.execute(statement)]  # noqa: SLF001 - public, says SQLAlchemy
+        if name is not None:
+            if not session.scalars(select(DataFlow.id).where(DataFlow.name == name)).all():
+                raise UnknownFlowError(name)
+            statement = statement.where(DataFlow.name == name)
+        found = [row._asdict() for row in session.execute(statement)]
     show("runs", found if as_json else [_as_line(row) for row in found], as_json=as_json)
 
 
@@ -64,14 +64,7 @@ def run(config: str, name: str, *, as_json: bool) -> None:
         status = execute(heartbeat, claimed)
         with heartbeat.session() as session:
             row = session.get_one(DataFlowRun, claimed.id)
-            told = {
-                "id": row.id,
-                "flow": name,
-                "status": row.status,
-                "duration": row.duration,
-                "result": row.result,
-                "error": row.error_message and f"{row.error_type}: {row.error_message}",
-            }
+            told = {**members(row, name), "result": row.result}
     show("run", [told], as_json=as_json)
     if status is not RunStatus.SUCCESS:
         raise SystemExit(1)
@@ -87,6 +80,6 @@ def _as_line(row: dict[str, Any]) -> dict[str, Any]:
         "trigger": row["trigger"],
         "slot (UTC)": row["scheduled_for"],
         "started (UTC)": row["started_at"],
-        "seconds": row["duration"] if row["duration"] is None else round(row["duration"], 3),
+        "seconds": row["duration"] and round(row["duration"], 3),
         "result or error": outcome,
     }

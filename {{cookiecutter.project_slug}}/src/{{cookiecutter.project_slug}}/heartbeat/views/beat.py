@@ -20,22 +20,15 @@ from .problems import json_reply, problem
 
 def includeme(config: Configurator) -> None:
     """Add the view. It is guarded by the token, which no cookie can replace: CSRF has no say."""
-    config.add_view(
-        beat,
-        route_name="heartbeat.beat",
-        permission=NO_PERMISSION_REQUIRED,
-        require_csrf=False,
-        heartbeat_permission=BEAT,
-        heartbeat_methods=("POST",),
-    )
-    config.add_view(
-        unknown,
-        route_name="heartbeat.unknown",
-        permission=NO_PERMISSION_REQUIRED,
-        require_csrf=False,
-        heartbeat_permission=BEAT,
-        heartbeat_methods=(),
-    )
+    for view, methods in ((beat, ("POST",)), (unknown, ())):
+        config.add_view(
+            view,
+            route_name=f"heartbeat.{view.__name__}",
+            permission=NO_PERMISSION_REQUIRED,
+            require_csrf=False,
+            heartbeat_permission=BEAT,
+            heartbeat_methods=methods,
+        )
     config.add_view_predicate("below_heartbeat", _BelowPath)
     config.add_exception_view(
         malformed,
@@ -101,23 +94,21 @@ def reply(report: BeatReport) -> dict[str, Any]:
 
 def _runs(heartbeat: Heartbeat, ids: tuple[int, ...]) -> list[dict[str, Any]]:
     """Return what became of this beat's runs, by now."""
+    flows_runs = select(DataFlowRun, DataFlow.name).join(DataFlowRun.data_flow)
+    mine = flows_runs.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id)
     with heartbeat.session() as session:
-        rows = session.execute(
-            select(DataFlowRun, DataFlow.name)
-            .join(DataFlowRun.data_flow)
-            .where(DataFlowRun.id.in_(ids))
-            .order_by(DataFlowRun.id)
-        ).all()
-    return [
-        {
-            "id": run.id,
-            "flow": name,
-            "status": run.status,
-            "scheduled_for": run.scheduled_for and run.scheduled_for.isoformat(),
-            "started_at": run.started_at and run.started_at.isoformat(),
-            "ended_at": run.ended_at and run.ended_at.isoformat(),
-            "duration": run.duration,
-            "error": run.error_message and f"{run.error_type}: {run.error_message}",
-        }
-        for run, name in rows
-    ]
+        return [members(run, flow) for run, flow in session.execute(mine)]
+
+
+def members(run: DataFlowRun, flow: str) -> dict[str, Any]:
+    """Return the members that tell of a run."""
+    return {
+        "id": run.id,
+        "flow": flow,
+        "status": run.status,
+        "scheduled_for": run.scheduled_for,
+        "started_at": run.started_at,
+        "ended_at": run.ended_at,
+        "duration": run.duration,
+        "error": run.error_message and f"{run.error_type}: {run.error_message}",
+    }

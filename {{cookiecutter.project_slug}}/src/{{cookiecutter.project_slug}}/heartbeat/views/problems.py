@@ -1,6 +1,7 @@
 """Errors as `application/problem+json` (RFC 9457), with the short reason in `error`."""
 
 import json
+from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
@@ -28,9 +29,9 @@ def json_reply(
     content_type: str = "application/json",
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """Return a JSON response that nobody keeps."""
+    """Return a JSON response that nobody keeps. Its times are ISO 8601."""
     return Response(
-        body=json.dumps(body).encode(),
+        body=json.dumps(body, default=datetime.isoformat).encode(),
         status=status.value,
         headerlist=[
             ("Content-Type", content_type),
