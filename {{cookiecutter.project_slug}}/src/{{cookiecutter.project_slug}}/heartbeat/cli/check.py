@@ -87,7 +87,7 @@ def _server(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     if heartbeat.engine.dialect.name == "sqlite":
         yield (
             True,
-            "SQLite has one writer at a time: others wait until a flow that has written ends",
+            "SQLite has one writer at a time: others wait for a flow that has written",
         )
 
 
