@@ -26,7 +26,6 @@ class UnknownFlowError(DataFlowError, LookupError):
     """No row of `data_flows` has this name."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         super().__init__(f"no flow is called {name!r}: `heartbeat flows` lists them")
 
 
@@ -34,7 +33,6 @@ class HandlerNotRegisteredError(DataFlowError, LookupError):
     """A row names a handler that no code in this process registers."""
 
     def __init__(self, name: str, handler: str) -> None:
-        self.name, self.handler = name, handler
         super().__init__(
             f"flow {name!r} needs the handler {handler!r}, which is not registered: add it to "
             f"flows/, or end the flow with `heartbeat remove {name}`"
@@ -45,7 +43,6 @@ class ActiveRunError(DataFlowError):
     """A run was asked for while another one of the same flow is pending or in progress."""
 
     def __init__(self, name: str) -> None:
-        self.name = name
         super().__init__(f"flow {name!r} has a run that has not ended: wait for it")
 
 
@@ -57,7 +54,6 @@ class ClaimLostError(DataFlowError):
     """The run was reaped, removed or taken over while its flow was at work."""
 
     def __init__(self, run_id: int) -> None:
-        self.run_id = run_id
         super().__init__(f"run {run_id} is no longer ours: nothing that its flow wrote is kept")
 
 
