@@ -5,14 +5,7 @@ Only a peer that is a trusted proxy is believed about whom it forwards for.
 
 import re
 from collections.abc import Sequence
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -85,8 +78,7 @@ def _parse_network(word: str) -> Network:
         network = ip_network(word)
     except ValueError as error:
         raise ValueError(f"{word!r} is no address and no network ({error})") from None
-    if isinstance(network, IPv6Network) and network.prefixlen >= _MAPPED_BITS:
-        mapped = network.network_address.ipv4_mapped
-        if mapped:
-            return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
+    mapped = isinstance(network, IPv6Network) and network.network_address.ipv4_mapped
+    if mapped and network.prefixlen >= _MAPPED_BITS:
+        return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))
     return network

@@ -41,10 +41,10 @@ class Tokens:
 
     def match(self, presented: str) -> Token | None:
         """Return the token that a header's text is, compared in constant time with each."""
-        digest = _digest(presented.encode(_HEADER_ENCODING, "replace"))
+        digest = sha256(presented.encode(_HEADER_ENCODING, "replace")).digest()
         found = None
         for token in self.all():
-            if hmac.compare_digest(digest, _digest(token.secret.encode())):
+            if hmac.compare_digest(digest, sha256(token.secret.encode()).digest()):
                 found = token
         return found
 
@@ -81,7 +81,3 @@ def presented_token(authorization: str | None, own_header: str | None) -> str | 
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
     return (own_header or "").strip() or None
-
-
-def _digest(value: bytes) -> bytes:
-    return sha256(value).digest()
