@@ -4,7 +4,6 @@ import click
 from alembic import command as alembic_command
 from alembic.config import Config
 from pyramid.paster import get_appsettings
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
 from .. import migrations
@@ -31,7 +30,10 @@ def migrate(config: str) -> None:
         click.echo("the heartbeat's tables are up to date")
         own = own_chain(config)
         if own is not None:
-            _upgrade_own(own, engine)
+            with engine.connect() as connection, migration_lock(connection):
+                own.attributes["connection"] = connection
+                alembic_command.upgrade(own, "head")
+                connection.commit()
             click.echo("your tables are up to date")
     except DBAPIError as error:
         raise DatabaseNotReadyError(f"the database refuses to migrate: {reason(error)}") from error
@@ -45,10 +47,3 @@ def own_chain(config: str) -> Config | None:
     # Asked this way, since Config raises where the whole section is missing.
     has_one = own.file_config.has_option(own.config_ini_section, "script_location")
     return own if has_one else None
-
-
-def _upgrade_own(own: Config, engine: Engine) -> None:
-    with engine.connect() as connection, migration_lock(connection):
-        own.attributes["connection"] = connection
-        alembic_command.upgrade(own, "head")
-        connection.commit()

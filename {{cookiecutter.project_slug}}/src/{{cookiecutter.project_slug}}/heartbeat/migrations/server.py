@@ -24,19 +24,16 @@ def create_database(engine: Engine) -> bool:
         if url.database and url.database != ":memory:":
             Path(url.database).resolve().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return False
-    try:
+    with suppress(DatabaseNotReadyError):
         require_reachable(engine)
-    except DatabaseNotReadyError:
-        # Each server has this one; if it cannot be reached either, nothing is there to create in.
-        catalog = "postgres" if kind == "postgresql" else "information_schema"
-        server = create_engine(url.set(database=catalog), isolation_level="AUTOCOMMIT")
-        try:
-            connection = server.connect()
-        except DBAPIError:
-            connection = None
-        if connection is None:
-            raise
-    else:
+        return False
+    # Each server has this one; if it cannot be reached either, nothing is there to create in.
+    catalog = "postgres" if kind == "postgresql" else "information_schema"
+    server = create_engine(url.set(database=catalog), isolation_level="AUTOCOMMIT")
+    try:
+        connection = server.connect()
+    except DBAPIError:
+        require_reachable(engine)
         return False
     quote = server.dialect.identifier_preparer.quote_identifier
     name = quote(url.database or "")
