@@ -19,7 +19,7 @@ def main(_global_config: dict[str, str], **settings: Any) -> Router:
         config.set_default_csrf_options(require_csrf=True)
         # The engine: its own transactions, outside of request.tm. It checks the settings.
         config.include(".heartbeat")
-        # Your tables and request.dbsession; brings pyramid_tm and pyramid_retry for your views.
+        # Your tables and request.dbsession; brings pyramid_tm for your views.
         config.include(".models")
         # After the engine, whose directive the @flow decorators call.
         config.scan(".flows")

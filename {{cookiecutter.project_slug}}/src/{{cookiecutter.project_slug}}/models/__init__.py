@@ -52,7 +52,6 @@ def includeme(config: Configurator) -> None:
     # Explicit: a forgotten begin is an error instead of a transaction shared between requests.
     config.add_settings({"tm.manager_hook": "pyramid_tm.explicit_manager"})
     config.include("pyramid_tm")
-    config.include("pyramid_retry")
 
     session_factory = get_session_factory(get_engine(config.get_settings()))
     config.registry["dbsession_factory"] = session_factory
