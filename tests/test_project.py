@@ -610,8 +610,8 @@ def test_its_own_tests_pass_on_that_server_and_none_is_skipped(database: Databas
 
 
 @pytest.mark.slow
-def test_its_slow_tests_with_processes_pass_on_that_server(database: Database) -> None:
-    slow = (*PYTEST, "-m", "slow", "tests/heartbeat/concurrency")
+def test_its_slow_tests_pass_on_that_server(database: Database) -> None:
+    slow = (*PYTEST, "-m", "slow", "tests/heartbeat/concurrency", "tests/heartbeat/unit")
     all_ran(database.project.done(*slow, TEST_DATABASE_URL=database.server))
 
 

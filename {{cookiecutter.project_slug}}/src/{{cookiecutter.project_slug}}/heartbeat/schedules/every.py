@@ -18,9 +18,12 @@ SKEW_MOST = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The slot to run now, how many before it nobody ran, and the slot after it."""
+    """The slot to run now, how many before it nobody ran, and the slot after it.
 
-    slot: datetime
+    Without a `slot` there is nothing to run: the flow only moves on.
+    """
+
+    slot: datetime | None
     missed_slots: int
     next_slot: datetime
 
