@@ -46,6 +46,7 @@ def includeme(config: Configurator) -> None:
     config.include(".security.throttle")
     config.include(".pruning")
     config.include(".executors.child")
+    config.include(".conditions")
 
 
 def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import transaction
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Engine
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
@@ -57,6 +57,10 @@ class Heartbeat:
     leases: Leases = field(default_factory=Leases)
     # Executes the runs of flows with a `timeout`: set by the optional executors/child.py.
     execute_apart: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
+    # Asks the conditions of flows that are due, and which flows are held by others: both set by the
+    # optional conditions.py. Asked within a beat: the answers so far, by the flow's id.
+    ask: Callable[["Heartbeat", dict[int, bool]], None] | None = None
+    conditions: tuple[ColumnElement[bool], ...] = ()
     # What optional modules want done now and then: each beat calls them when its runs are done.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
     # What ends that which would outlive the process: called when it stops and its runs have had

@@ -8,8 +8,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -214,6 +214,21 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
     if session.get_bind().dialect.name != "sqlite":
         return True
     return _begin_on_sqlite(session.connection(), wait=wait)
+
+
+@contextmanager
+def reading_only(session: Session) -> Iterator[None]:
+    """Let the session's transaction, which is to begin with this, write nothing in the block."""
+    connection = session.connection()
+    if connection.dialect.name != "sqlite":
+        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+        yield
+        return
+    connection.exec_driver_sql("PRAGMA query_only = ON")
+    try:
+        yield
+    finally:  # it goes back to the pool
+        connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
 def open_transaction(connection: Connection) -> tuple[int, str] | None:

@@ -114,13 +114,16 @@ def describe_faults(
     The values of fields that hold a secret are not shown, nor is the userinfo of a URL.
     """
     for fault in error.errors(include_url=False, include_context=False):
-        name = str(fault["loc"][0]) if fault["loc"] else ""
+        reason = redact(fault["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
+        if not fault["loc"]:  # of several fields together
+            yield reason
+            continue
+        name = str(fault["loc"][0])
         field = model.model_fields.get(name)
         if field is None:
             yield f"{prefix}{name}: there is no such name"
             continue
         shown = redact(repr(given.get(name)), limit=LONGEST_VALUE)
         value = "(not shown)" if "Secret" in str(field.annotation) else shown
-        reason = redact(fault["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
         example = f"; valid is, for example, {field.examples[0]}" if field.examples else ""
         yield f"{prefix}{name} is {value}: {reason}{example}".replace("\n", " ")

@@ -3,10 +3,11 @@
 import functools
 import math
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 from pyramid.config import Configurator
 from pyramid.exceptions import ConfigurationConflictError, ConfigurationError
 from sqlalchemy import select, text
@@ -20,6 +21,7 @@ from {{cookiecutter.project_slug}}.heartbeat.errors import (
 )
 from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlow,
+    DataFlowRun,
 )
 
 from ...factories import NOON
@@ -159,6 +161,51 @@ def test_the_configuration_that_is_declared_is_where_a_row_starts(
     assert seen == [{"limit": 10}, {"limit": 20}]
 
 
+class Import(BaseModel):
+    """What an import needs to know."""
+
+    region: str
+    limit: int = 10
+    since: date = date(2026, 1, 1)
+
+
+def test_the_configuration_may_be_a_model_whose_defaults_are_where_a_row_starts(
+    make_app: MakeApp, post: Post, dbsession: Session, clock: FakeClock
+) -> None:
+    seen = []
+
+    def note(run: Run) -> None:
+        seen.append(run.configuration)
+
+    app = make_app((note, {"configuration": Import}))
+    incomplete = post(app).json
+    row = dbsession.scalars(select(DataFlow)).one()
+    started_with = row.configuration
+    row.configuration = {"region": "eu", "since": "2026-02-01"}
+    dbsession.commit()
+    clock.advance(300)
+    post(app)
+
+    assert (incomplete["flows_failed"], started_with) == (1, {"limit": 10, "since": "2026-01-01"})
+    assert seen == [Import(region="eu", limit=10, since=date(2026, 2, 1))]
+
+
+def test_a_stored_configuration_that_does_not_fit_fails_the_run_with_errors_by_field(
+    make_app: MakeApp, post: Post, dbsession: Session, clock: FakeClock
+) -> None:
+    app = make_app((one, {"configuration": Import, "start": "next"}))
+    post(app)
+    dbsession.scalars(select(DataFlow)).one().configuration = {"region": 5, "limit": "many"}
+    dbsession.commit()
+    clock.advance(300)
+    post(app)
+
+    run = dbsession.scalars(select(DataFlowRun)).one()
+    assert (run.status, run.error_type) == ("failed", "ConfigurationError")
+    told = "region is 5: Input should be a valid string; limit is 'many': "
+    assert told in str(run.error_message)
+
+
 # ---------------------------------------------------------------------------------------------
 # What is refused
 
@@ -245,17 +292,60 @@ def test_a_configuration_that_is_no_json_object_is_refused_with_place_and_exampl
     assert "for example, {'region': 'eu'}" in told
 
 
-def test_a_timeout_is_refused_where_nothing_could_keep_it(make_app: MakeApp) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "hook", "module"),
+    [
+        ("timeout", "10m", "execute_apart", "executors/child.py"),
+        ("after", ["other"], "ask", "conditions.py"),
+        ("when", one, "ask", "conditions.py"),
+    ],
+)
+def test_an_option_is_refused_where_nothing_could_keep_it(
+    make_app: MakeApp, option: str, value: object, hook: str, module: str
+) -> None:
     def configure(config: Configurator) -> None:
-        # As it is without the optional module that runs flows apart.
-        config.registry["heartbeat"].execute_apart = None
-        config.add_flow(one, every="5m", timeout="10m")
+        # As it is without the optional module.
+        setattr(config.registry["heartbeat"], hook, None)
+        config.add_flow(one, every="5m", **{option: value})
 
     with pytest.raises(DeclarationError) as caught:
         make_app(configure=configure)
 
     assert f"{__file__}, line " in str(caught.value)
-    assert "timeout is '10m': needs the optional module executors/child.py" in str(caught.value)
+    assert f"{option} is {value!r}: needs the optional module {module}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"cron": "61 * * * *"}, "cron is '61 * * * *': '61 * * * *' is no cron expression (Bad"),
+        ({"cron": "0 3 * *"}, "(Wrong number of fields)"),
+        ({"cron": "0 3 30 2 *"}, "(Bad day-of-month)"),
+        ({"cron": "@daily", "timezone": "Berlin"}, "timezone is 'Berlin': 'Berlin' is no IANA"),
+        ({"every": "5m", "between": "22-6"}, "between is '22-6': '22-6' is no window of the day"),
+        ({"every": "5m", "cron": "@daily"}, "every is 300 and cron is '@daily': declare one of"),
+        ({}, "every is None and cron is None: declare one of the two"),
+        ({"cron": "0 12 * * *", "between": "22:00-06:00"}, "no time of '0 12 * * *' lies between"),
+        ({"every": "5m", "catch_up": "twice"}, "catch_up is 'twice'"),
+        ({"every": "5m", "grace": "soon"}, "grace is 'soon': 'soon' is no interval"),
+        ({"every": "5m", "retries": -1}, "retries is -1"),
+        ({"every": "5m", "retry_delay": 0}, "retry_delay is 0"),
+        ({"every": "5m", "pause_after": 0}, "pause_after is 0"),
+        ({"every": "5m", "when": "later"}, "when is 'later'"),
+        ({"every": "5m", "after": "extract"}, "after is 'extract'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_start_with_the_place(
+    make_app: MakeApp, options: dict[str, Any], told: str
+) -> None:
+    def configure(config: Configurator) -> None:
+        config.add_flow(one, **options)
+
+    with pytest.raises(DeclarationError) as caught:
+        make_app(configure=configure)
+
+    assert f"{__file__}, line " in str(caught.value)
+    assert told in str(caught.value)
 
 
 def test_an_option_that_does_not_exist_is_refused_by_name(make_app: MakeApp) -> None:

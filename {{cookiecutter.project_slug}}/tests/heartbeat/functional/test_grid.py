@@ -430,7 +430,7 @@ def test_a_day_of_the_schedule_runs_each_slot_once_from_any_phase() -> None:
         for number, (now, _length) in enumerate(beats_of_a_day(seed)):
             # As a claim asks: due or not, then which slot, and the row keeps the next one.
             if number == 0 or ahead - early_tolerance(300) <= now:
-                due = latest_due(ahead, 300, now, first=number == 0)
+                due = latest_due(ahead if number else now, 300, now)
                 ahead = due.next_slot
                 ran[due.slot] += 1
                 missed += due.missed_slots

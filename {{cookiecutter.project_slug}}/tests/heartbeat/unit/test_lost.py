@@ -18,8 +18,10 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlowRun,
 )
 from {{cookiecutter.project_slug}}.heartbeat.runs.lost import (
-    MOST_ATTEMPTS,
     end_lost,
+)
+from {{cookiecutter.project_slug}}.heartbeat.runs.retry import (
+    MOST_ATTEMPTS,
 )
 
 from ...factories import NOON, data_flow, data_flow_run

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
-from ..schedules.every import EARLY_MOST, EARLY_SHARE, SKEW_MOST
+from ..schedules.every import CRON_INTERVAL, EARLY_MOST, EARLY_SHARE, SKEW_MOST
 from .data_flow_run import DataFlowRun, RunStatus
 from .meta import EngineBase, Id, Json, Name, UTCDateTime, Word, seconds_before
 
@@ -43,11 +43,18 @@ class DataFlow(EngineBase):
     last_run_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     last_run_status: Mapped[str | None] = mapped_column(Word)
     last_success_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    # When the run began that succeeded last, a backfill left out: what `after` goes by.
+    last_success_started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    failures_in_a_row: Mapped[int] = mapped_column(sa.Integer, default=0, server_default="0")
+    # Slots that catch_up="skip" has passed over since the last run.
+    skipped_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     # Where the next window starts: the end of the last successful one. Set by the first claim, so
     # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
     window_starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
     declared_schedule: Mapped[str | None] = mapped_column(sa.String(300))
     disabled_reason: Mapped[str | None] = mapped_column(sa.Text)
+    # What its condition said last, if that was no.
+    held_because: Mapped[str | None] = mapped_column(sa.Text)
     created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
     updated_at: Mapped[datetime] = mapped_column(
         UTCDateTime, default=lambda: datetime.now(UTC), onupdate=lambda: datetime.now(UTC)
@@ -77,7 +84,7 @@ class DataFlow(EngineBase):
         """Select the flows that are due at `now`, most overdue first.
 
         Due is what is enabled, has no run that is pending or in progress, and has a slot that
-        has passed or lies at most 10 % of the interval (30 s at most) ahead.
+        has passed or lies at most 10 % of the interval (30 s at most; 6 s for cron) ahead.
         """
         moments = (sa.literal(moment, UTCDateTime()) for moment in (now, now + SOON))
         return sa.select(cls).where(*cls.is_due(*moments)).order_by(cls.next_run_at)
@@ -91,7 +98,7 @@ class DataFlow(EngineBase):
             cls.enabled == sa.true(),
             # This line is what an index can answer; the next one is exact.
             cls.next_run_at <= soon,
-            seconds_before(cls.next_run_at, sa.func.coalesce(cls._early(), 0)) <= now,
+            seconds_before(cls.next_run_at, cls._early()) <= now,
             ~sa.select(DataFlowRun.id)
             .where(DataFlowRun.data_flow_id == cls.id, DataFlowRun.active == 1)
             .exists(),
@@ -113,7 +120,7 @@ class DataFlow(EngineBase):
     def _early(cls) -> sa.Case[float]:
         return sa.case(
             (cls.run_interval >= EARLY_MOST / EARLY_SHARE, EARLY_MOST),
-            else_=cls.run_interval * EARLY_SHARE,
+            else_=sa.func.coalesce(cls.run_interval, CRON_INTERVAL) * EARLY_SHARE,
         )
 
     @property

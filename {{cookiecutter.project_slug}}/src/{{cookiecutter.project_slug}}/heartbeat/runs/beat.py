@@ -6,11 +6,12 @@ flow is waiting for.
 
 import logging
 import threading
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam, insert, update
+from sqlalchemy import ColumnElement, bindparam, insert, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -18,7 +19,7 @@ from ..core import Heartbeat
 from ..models import DataFlowBeat, RunStatus, table_of
 from ..redaction import describe_error
 from .claim import anchor_anew, claim
-from .due import count_due, look
+from .due import free_of, look
 from .execute import execute
 from .reap import expired_runs, reap
 from .register import register
@@ -91,6 +92,9 @@ class _Beat:
         self.error: BaseException | None = None
         self.answer: BeatReport | None = None
         self.run_ids: list[int] = []
+        # How often flows have caught up in it, and which may run, by id: see `due.free_of`.
+        self.claims = Counter[int]()
+        self.answers: dict[int, bool] = {}
         self.claimed, self.ended = threading.Event(), threading.Event()
         self.counting = threading.Lock()
 
@@ -143,10 +147,10 @@ class _Beat:
 
     def _look(self) -> bool:
         """Reap, and tell whether there is anything to do; if not, that is all of the beat."""
-        flows = self.heartbeat.flows
+        flows, free = self.heartbeat.flows, self._ask()
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
-            found = look(session, flows, now)
+            found = look(session, flows, now, *free)
             self.due = found.due
             suspects = expired_runs(session, now) if found.expired else ()
             idle = not any(found)
@@ -155,7 +159,7 @@ class _Beat:
         if found.ahead:
             self.heartbeat.transact(lambda session: anchor_anew(session, self.heartbeat))
             with self.heartbeat.session() as session:
-                self.due = count_due(session, flows, now)
+                self.due = look(session, flows, now, *free).due
         if suspects:
             self.reaped = reap(self.heartbeat, suspects)
         return not idle
@@ -191,6 +195,7 @@ class _Beat:
 
     def _claim(self) -> tuple[int, list[ClaimedRun]]:
         """Claim for all free workers; return how many there were, and what they are to run."""
+        self._ask()
         with self.heartbeat.executor.free_workers() as workers:
             runs: list[ClaimedRun] = []
             if workers.free:
@@ -202,12 +207,17 @@ class _Beat:
         with self.counting:
             self.triggered += len(runs)
             self.run_ids += [run.id for run in runs]
+        flows, most = self.heartbeat.flows, self.heartbeat.settings.catch_up_limit
+        for run in runs:
+            self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
+            if self.claims[run.data_flow_id] >= most:
+                self.answers[run.data_flow_id] = False
         self.claimed.set()
         return workers.free, runs
 
     def _claim_for(self, workers: int, *, singly: bool) -> list[ClaimedRun]:
         def step(session: Session) -> tuple[list[ClaimedRun], int]:
-            runs = claim(session, self.heartbeat, workers, singly=singly)
+            runs = claim(session, self.heartbeat, workers, self.answers, singly=singly)
             return runs, self.row_id or self._insert(session, self.report())
 
         runs, self.row_id = self.heartbeat.transact(step)
@@ -221,9 +231,16 @@ class _Beat:
             else:
                 self.failed += 1
 
+    def _ask(self) -> tuple[ColumnElement[bool], ...]:
+        """Ask the conditions of what has come to be due; return what keeps flows from running."""
+        if self.heartbeat.ask is not None:
+            self.heartbeat.ask(self.heartbeat, self.answers)
+        return free_of(self.heartbeat, self.answers)
+
     def _anything_due(self) -> bool:
+        free = self._ask()
         with self.heartbeat.session() as session:
-            found = look(session, self.heartbeat.flows, self.heartbeat.clock.now())
+            found = look(session, self.heartbeat.flows, self.heartbeat.clock.now(), *free)
             return bool(found.due or found.pending)
 
     def _save(self, session: Session) -> BeatReport:

@@ -15,22 +15,25 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import ActiveRunError, HandlerNotRegisteredError, UnknownFlowError
-from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..schedules.every import anchored_anew, is_ahead, latest_due
-from .due import IS_AHEAD, IS_DUE, IS_PENDING, asked_at
+from ..errors import ActiveRunError, DeclarationError, HandlerNotRegisteredError, UnknownFlowError
+from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger, table_of
+from ..schedules.every import Due, anchored_anew, is_ahead
+from ..schedules.rule import due, slot_before
+from .due import IS_AHEAD, IS_DUE, IS_PENDING, asked_at, free_of
 from .run import ClaimedRun
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
 # that cannot be must fail its own flow, and not the claim of all.
-_READ = (
+READ = (
     *(DataFlow.id, DataFlow.name, DataFlow.handler, DataFlow.run_interval, DataFlow.next_run_at),
-    *(DataFlow.last_slot_at, DataFlow.window_starts_at),
+    *(DataFlow.cron, DataFlow.timezone, DataFlow.last_slot_at, DataFlow.window_starts_at),
+    DataFlow.skipped_slots,
     cast(DataFlow.configuration, Text).label("configuration"),
 )
+NO_ANSWERS: Mapping[int, bool] = {}
 FlowRow = Row[*tuple[Any, ...]]
 # The index of the last column yields the rows in order, and no others are locked.
-_LOCK_DUE = select(*_READ).where(*IS_DUE).order_by(DataFlow.next_run_at)
+_LOCK_DUE = select(*READ).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
 # Nearly always there is none: this is asked without the flows, at a third of the price.
 _IS_ANY_PENDING = select(DataFlowRun.id).where(IS_PENDING[0]).limit(1)
@@ -52,9 +55,16 @@ _KEPT = (
 
 
 def claim(
-    session: Session, heartbeat: Heartbeat, most: int, *, singly: bool = False
+    session: Session,
+    heartbeat: Heartbeat,
+    most: int,
+    answers: Mapping[int, bool] = NO_ANSWERS,
+    *,
+    singly: bool = False,
 ) -> list[ClaimedRun]:
     """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
+
+    answers: of flows that were asked in this beat: may they run, by id? See `due.free_of`.
 
     The caller commits; then the runs are this process's to execute. Rows that another process holds
     are passed over, not waited for, so an empty list does not mean that nothing is due. Raises
@@ -62,8 +72,20 @@ def claim(
     """
     begin_writing(session)
     runs = _take_pending(session, heartbeat, most)
-    if len(runs) < most:
-        runs += _take_due(session, heartbeat, most - len(runs), singly=singly)
+    if len(runs) == most:
+        return runs
+    free, known = free_of(heartbeat, answers), heartbeat.flows
+    statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
+    asked = asked_at(heartbeat.clock.now(), known) | {"most": most - len(runs)}
+    flows = session.connection().execute(statement, asked).all()
+    # Read when the rows are ours: others may have run them while this process stood still.
+    now = heartbeat.clock.now()
+    # One that came to be due since conditions were asked is asked first.
+    flows = [flow for flow in flows if answers.get(flow.id, not known[flow.handler].when)]
+    if not singly:
+        return runs + _take_slots(session, heartbeat, flows, now)
+    for flow in flows:
+        runs += _take_slot_alone(session, heartbeat, flow, now)
     return runs
 
 
@@ -71,10 +93,10 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedR
     """Make a manual run of the flow called `name` and claim it at once; its grid stays.
 
     The caller commits. Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError
-    while a run of the flow is pending or in progress.
+    while a run of the flow is pending or in progress; a next attempt that waits starts instead.
     """
     begin_writing(session)
-    statement = select(*_READ).where(DataFlow.name == name).with_for_update()
+    statement = select(*READ).where(DataFlow.name == name).with_for_update()
     flow = session.execute(statement).one_or_none()
     now = heartbeat.clock.now()
     if flow is None:
@@ -82,6 +104,10 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedR
     if flow.handler not in heartbeat.flows:
         raise HandlerNotRegisteredError(name, flow.handler)
     if _active(session, [flow]):
+        waits = _RUN.c.status == RunStatus.PENDING.value, _RUN.c.trigger == Trigger.RETRY.value
+        waiting = select(*_RUN.c).where(_RUN.c.data_flow_id == flow.id, *waits)
+        if row := session.execute(waiting).mappings().one_or_none():
+            return _take(session, heartbeat, flow, row, now)
         raise ActiveRunError(name)
     [run] = _insert(session, heartbeat, now, [(flow, {"trigger": Trigger.MANUAL.value})])
     _start_windows(session, flow, run)
@@ -122,27 +148,18 @@ def _take_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[Cla
         .order_by(DataFlowRun.data_flow_id),
         asked_at(now, heartbeat.flows),
     ).mappings()
-    runs = []
-    for row in found:
-        flow = flows[row["data_flow_id"]]
-        change = _taken(heartbeat, flow, dict(row), now)
-        session.execute(_CHANGE_RUN, {"run": row["id"], **change})
-        runs.append(_claimed(flow, {**row, **change}))
-        _start_windows(session, flow, runs[-1])
-    return runs
+    return [_take(session, heartbeat, flows[row["data_flow_id"]], row, now) for row in found]
 
 
-def _take_due(
-    session: Session, heartbeat: Heartbeat, most: int, *, singly: bool
-) -> list[ClaimedRun]:
-    """Make and take the run of each flow that is due and free, and move its grid on."""
-    asked = asked_at(heartbeat.clock.now(), heartbeat.flows)
-    flows = session.connection().execute(_LOCK_DUE, asked | {"most": most}).all()
-    # Read when the rows are ours: others may have run them while this process stood still.
-    now = heartbeat.clock.now()
-    if not singly:
-        return _take_slots(session, heartbeat, flows, now)
-    return [run for flow in flows for run in _take_slot_alone(session, heartbeat, flow, now)]
+def _take(
+    session: Session, heartbeat: Heartbeat, flow: FlowRow, row: Mapping[Any, Any], now: datetime
+) -> ClaimedRun:
+    """Take a pending run."""
+    change = _taken(heartbeat, flow, row, now)
+    session.execute(_CHANGE_RUN, {"run": row["id"], **change})
+    run = _claimed(flow, {**row, **change})
+    _start_windows(session, flow, run)
+    return run
 
 
 def _take_slot_alone(
@@ -155,31 +172,44 @@ def _take_slot_alone(
     except IntegrityError:
         if not _active(session, [flow]):
             # The slot has its run already, made by somebody else: the grid moves past it.
-            _move_on(session, [flow], now)
+            _move_on(session, heartbeat, [flow], now)
         return []
 
 
 def _take_slots(
     session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
 ) -> list[ClaimedRun]:
-    runs = _move_on(session, flows, now)
-    return _insert(session, heartbeat, now, list(zip(flows, runs, strict=True)))
+    return _insert(session, heartbeat, now, _move_on(session, heartbeat, flows, now))
 
 
 def _move_on(
-    session: Session, flows: Sequence[FlowRow], now: datetime
-) -> Sequence[dict[str, object]]:
+    session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
+) -> list[tuple[FlowRow, dict[str, object]]]:
     """Set the next slot of flows, and return what is due of each. A first claim sets its grid."""
-    runs, changes = list[dict[str, object]](), list[dict[str, object]]()
+    runs, changes = list[tuple[FlowRow, dict[str, object]]](), list[dict[str, object]]()
     for flow in flows:
-        first = flow.last_slot_at is None
-        due = latest_due(flow.next_run_at, flow.run_interval, now, first=first)
-        slots = {"next_run_at": due.next_slot, "last_slot_at": due.slot}
-        window_starts_at, _ = _window(flow, due.slot, now)
-        changes.append({"flow": flow.id, "window_starts_at": window_starts_at, **slots})
-        runs.append({"scheduled_for": due.slot, "missed_slots": due.missed_slots})
+        try:
+            found = due_of(heartbeat, flow, now)
+        except DeclarationError as error:  # somebody has changed the row by hand
+            change = {"flow": flow.id, "enabled": False, "disabled_reason": str(error)}
+            _change(session, now, [change])
+            continue
+        slot, missed = found.slot, flow.skipped_slots + found.missed_slots
+        slots = {"next_run_at": found.next_slot, "last_slot_at": slot or flow.last_slot_at}
+        starts = window_of(heartbeat, flow, slot, now)[0] if slot else flow.window_starts_at
+        slots |= {"window_starts_at": starts, "skipped_slots": 0 if slot else missed}
+        changes.append({"flow": flow.id, **slots})
+        if slot:
+            runs.append((flow, {"scheduled_for": slot, "missed_slots": missed}))
     _change(session, now, changes)
     return runs
+
+
+def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:
+    """Return which slot of a flow is due at `now`: see `schedules/rule.py`."""
+    rule = heartbeat.flows[flow.handler].rule_of(flow)
+    begin = now if flow.next_run_at == AT_ONCE else flow.next_run_at
+    return due(rule, begin, now, first=flow.last_slot_at is None)
 
 
 def _change(session: Session, now: datetime, changes: Sequence[dict[str, object]]) -> None:
@@ -223,7 +253,7 @@ def _taken(
     """Return what makes a run ours until its lease ends."""
     start, end = run.get("window_start"), run.get("window_end")
     if end is None:  # else a retry or a backfill, which keeps the window of its slot
-        start, end = _window(flow, run["scheduled_for"], now)
+        start, end = window_of(heartbeat, flow, run["scheduled_for"], now)
     return {
         "status": RunStatus.IN_PROGRESS.value,
         "claim_id": str(uuid.uuid4()),
@@ -243,15 +273,18 @@ def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
     )
 
 
-def _window(flow: FlowRow, slot: datetime | None, now: datetime) -> tuple[datetime, datetime]:
+def window_of(
+    heartbeat: Heartbeat, flow: FlowRow, slot: datetime | None, now: datetime
+) -> tuple[datetime, datetime]:
     """Return from where to where a run that is claimed `now` works.
 
     It begins where the last successful one ended, so that windows meet whatever failed between;
-    the first one begins an interval before its slot. It ends at the slot, or now where that is
-    earlier; never before it begins.
+    the first one begins an interval, or a slot of cron, before its own. It ends at the slot, or now
+    where that is earlier; never before it begins.
     """
     end = min(slot or now, now)
-    start = flow.window_starts_at or end - timedelta(seconds=flow.run_interval or 0)
+    rule = heartbeat.flows[flow.handler].rule_of(flow)
+    start = flow.window_starts_at or slot_before(rule, end)
     return start, max(start, end)
 
 
@@ -264,7 +297,7 @@ def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
 
 def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -> Sequence[FlowRow]:
     """Lock the flows that fulfil `conditions` and that nobody else holds, by id."""
-    statement = select(*_READ).where(*conditions).order_by(DataFlow.id)
+    statement = select(*READ).where(*conditions).order_by(DataFlow.id)
     return session.connection().execute(statement.with_for_update(skip_locked=True), asked).all()
 
 

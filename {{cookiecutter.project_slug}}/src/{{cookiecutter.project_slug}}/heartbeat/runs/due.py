@@ -3,13 +3,14 @@
 Each is built once, with `asked_at` as its parameters: building it would cost more than its answer.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import bindparam, func, or_, select, true
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, true
 from sqlalchemy.orm import Session
 
+from ..core import Heartbeat
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..models.data_flow import AHEAD, SOON
 from ..models.meta import UTCDateTime
@@ -19,7 +20,7 @@ _IS_KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
 
 # Flows that are due and whose handler is registered here. This stands in the statement itself,
 # before its limit: a row that cannot run must not take the place of one that can.
-IS_DUE = (*DataFlow.is_due(_NOW, _SOON), _IS_KNOWN, DataFlow.run_interval.is_not(None))
+IS_DUE = (*DataFlow.is_due(_NOW, _SOON), _IS_KNOWN)
 # Flows whose last slot lies ahead of the clock, which was set back then.
 IS_AHEAD = DataFlow.is_ahead(_AHEAD)
 # Runs that wait to be claimed, in a join with their flows. One that was asked for by hand goes
@@ -32,12 +33,12 @@ IS_PENDING = (
 )
 
 _COUNT_DUE = select(func.count()).select_from(DataFlow).where(*IS_DUE)
-_LOOK = select(
-    _COUNT_DUE.scalar_subquery(),
+_REST = (
     select(DataFlowRun.id).join(DataFlowRun.data_flow).where(*IS_PENDING).exists(),
     select(DataFlowRun.id).where(*DataFlowRun.is_expired(_NOW)).exists(),
     select(DataFlow.id).where(*IS_AHEAD).exists(),
 )
+_LOOK = select(_COUNT_DUE.scalar_subquery(), *_REST)
 
 
 class Look(NamedTuple):
@@ -57,11 +58,18 @@ def asked_at(now: datetime, handlers: Iterable[str]) -> dict[str, Any]:
     return {"now": now, "soon": now + SOON, "ahead": now + AHEAD, "handlers": list(handlers)}
 
 
-def count_due(session: Session, handlers: Iterable[str], now: datetime) -> int:
-    """Return how many flows are due at `now`."""
-    return session.connection().execute(_COUNT_DUE, asked_at(now, handlers)).scalar_one()
+def free_of(heartbeat: Heartbeat, answers: Mapping[int, bool]) -> tuple[ColumnElement[bool], ...]:
+    """Return what a flow must fulfil to be claimed besides being due: nothing, as a rule.
+
+    answers: of flows that were asked, or had their share, in this beat: may they run, by id?
+    """
+    held = [flow_id for flow_id, may_run in answers.items() if not may_run]
+    return (*heartbeat.conditions, DataFlow.id.not_in(held)) if held else heartbeat.conditions
 
 
-def look(session: Session, handlers: Iterable[str], now: datetime) -> Look:
+def look(
+    session: Session, handlers: Iterable[str], now: datetime, *free: ColumnElement[bool]
+) -> Look:
     """Return what there is to do at `now`: all that a beat asks when there is nothing."""
-    return Look(*session.connection().execute(_LOOK, asked_at(now, handlers)).one())
+    statement = select(_COUNT_DUE.where(*free).scalar_subquery(), *_REST) if free else _LOOK
+    return Look(*session.connection().execute(statement, asked_at(now, handlers)).one())

@@ -22,7 +22,9 @@ from ..errors import (
 )
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..redaction import describe_error
+from ..registry import FlowDefinition
 from .lease import kept
+from .retry import follow_failure
 from .run import ClaimedRun, Run, RunLog, Window
 from .session import FlowSession, flow_transaction
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 # a short run's time. The session must count as changed already, as those of the engine do.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _END_OF_FLOW = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
+_FAILURE_OF_FLOW = _END_OF_FLOW.values(failures_in_a_row=_FLOW.c.failures_in_a_row + 1)
 _END_OF_RUN = update(_RUN).where(
     _RUN.c.id == bindparam("run"),
     _RUN.c.status == RunStatus.IN_PROGRESS.value,
@@ -104,8 +107,11 @@ def finish(
         end["last_success_at"] = ended_at
         if run.trigger != Trigger.BACKFILL:
             end["window_starts_at"] = run.window_end
+            end |= {"last_success_started_at": run.started_at, "failures_in_a_row": 0}
+    fails = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     connection = session.connection()
-    connection.execute(_END_OF_FLOW, {"flow": run.data_flow_id, **end})
+    end_of_flow = _FAILURE_OF_FLOW if fails else _END_OF_FLOW
+    connection.execute(end_of_flow, {"flow": run.data_flow_id, **end})
     statement = _END_OF_RUN.where(*guards) if guards else _END_OF_RUN
     end = {"updated_at": ended_at, "ended_at": ended_at, "status": status.value, **values}
     ours = {"run": run.id, "claim": run.claim_id}
@@ -122,7 +128,7 @@ def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: 
             id=run.id,
             flow_name=run.flow_name,
             session=session,
-            configuration=_configuration(run),
+            configuration=configuration_of(definition, run.flow_name, run.configuration),
             window=Window(run.window_start, run.window_end),
             scheduled_for=run.scheduled_for,
             attempt=run.attempt,
@@ -143,17 +149,21 @@ def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: 
     return result
 
 
-def _configuration(run: ClaimedRun) -> dict[str, Any]:
-    mend = f"in the row of flow {run.flow_name!r} must be a JSON object, such as {{}}: mend it"
+def configuration_of(definition: FlowDefinition, name: str, text: str | None) -> Any:
+    """Return `run.configuration` of the flow called `name`, whose row holds `text`.
+
+    Raises ConfigurationError for what is no JSON object, or does not fit the declared model.
+    """
+    mend = f"in the row of flow {name!r} must be a JSON object, such as {{}}: mend it"
     try:
-        stored = json.loads("{}" if run.configuration is None else run.configuration)
+        stored = json.loads("{}" if text is None else text)
     except ValueError as error:
         message = f"the configuration {mend} ({error})"
         raise ConfigurationError(message) from error
     if stored is not None and not isinstance(stored, dict):
         message = f"the configuration {mend} (it is a {type(stored).__name__})"
         raise ConfigurationError(message)
-    return stored or {}
+    return definition.configured(stored or {})
 
 
 def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
@@ -173,9 +183,13 @@ def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
 
 
 def _record_failure(heartbeat: Heartbeat, run: ClaimedRun, values: dict[str, Any]) -> RunStatus:
-    try:
+    def work(session: Session) -> None:
         now = heartbeat.clock.now()
-        heartbeat.transact(lambda session: finish(session, run, RunStatus.FAILED, now, **values))
+        finish(session, run, RunStatus.FAILED, now, **values)
+        follow_failure(session, heartbeat.flows.get(run.handler), run, now)
+
+    try:
+        heartbeat.transact(work)
     except ClaimLostError:
         # Recorded already: by who reaped it, or by our own commit whose answer was lost.
         return _recorded(heartbeat, run)

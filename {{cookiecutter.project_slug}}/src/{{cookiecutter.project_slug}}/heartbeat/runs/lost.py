@@ -1,22 +1,16 @@
 """Runs that their process did not end: failed, and due again where their flow says so."""
 
-from collections.abc import Mapping
-from datetime import datetime
-
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import ClaimLostError
-from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
+from ..models import DataFlow, DataFlowRun, RunStatus
 from ..redaction import describe_error
-from ..registry import FlowDefinition
 from .execute import finish
+from .retry import follow_failure
 from .run import ClaimedRun
-
-# A run that takes its process with it each time is given up after so many attempts.
-MOST_ATTEMPTS = 10
 
 
 def end_lost(
@@ -50,37 +44,10 @@ def end_lost(
         told = describe_error(error, heartbeat.secrets())
         values = {"duration": seconds, "log": log, **told}
         finish(session, run, RunStatus.FAILED, now, *guards, **values)
-        if _is_due_again(heartbeat.flows, handler, run):
-            session.add(_next_attempt(run, now))
+        follow_failure(session, heartbeat.flows.get(handler), run, now, lost=True)
         return True
 
     try:
         return heartbeat.transact(work)
     except ClaimLostError:
         return False
-
-
-def _is_due_again(
-    flows: Mapping[str, FlowDefinition], handler: str, run: ClaimedRun | DataFlowRun
-) -> bool:
-    definition = flows.get(handler)
-    return (
-        definition is not None
-        and definition.on_lost == "retry"
-        and run.scheduled_for is not None
-        and run.attempt < MOST_ATTEMPTS
-    )
-
-
-def _next_attempt(run: ClaimedRun | DataFlowRun, now: datetime) -> DataFlowRun:
-    return DataFlowRun(
-        data_flow_id=run.data_flow_id,
-        trigger=Trigger.RETRY.value,
-        scheduled_for=run.scheduled_for,
-        attempt=run.attempt + 1,
-        missed_slots=run.missed_slots,
-        window_start=run.window_start,
-        window_end=run.window_end,
-        created_at=now,
-        updated_at=now,
-    )

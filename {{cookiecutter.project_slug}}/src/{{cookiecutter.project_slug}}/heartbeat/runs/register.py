@@ -1,6 +1,6 @@
 """Registering: flows that are declared in code get their rows, once a process."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -8,11 +8,10 @@ from sqlalchemy.orm import Session, defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..durations import format_every
 from ..migrations import require_current
 from ..models import DataFlow
 from ..registry import FlowDefinition
-from ..schedules.every import rescheduled
+from ..schedules.rule import first_slot, rescheduled
 
 
 def register(heartbeat: Heartbeat) -> None:
@@ -42,14 +41,15 @@ def register(heartbeat: Heartbeat) -> None:
 
 def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
     now = heartbeat.clock.now()
-    wait = timedelta(seconds=definition.every if definition.start == "next" else 0)
     flow = DataFlow(
         name=definition.name,
         handler=definition.name,
         description=definition.description,
-        configuration=dict(definition.configuration),
+        configuration=definition.new_configuration(),
         run_interval=definition.every,
-        next_run_at=now + wait,
+        cron=definition.cron,
+        timezone=definition.timezone,
+        next_run_at=first_slot(definition.rule_of(definition), now, definition.start),
         declared_schedule=definition.schedule,
         created_at=now,
         updated_at=now,
@@ -77,8 +77,9 @@ def _take_over(
         definition = flows[row.name]
         if row.declared_schedule == definition.schedule:
             continue
-        if row.run_interval and f"every {format_every(row.run_interval)}" == row.declared_schedule:
-            row.run_interval = definition.every
-            row.next_run_at = rescheduled(row.last_slot_at, definition.every, now)
+        if str(definition.rule_of(row)) == row.declared_schedule:
+            row.run_interval, row.cron = definition.every, definition.cron
+            row.timezone = definition.timezone
+            row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
         row.declared_schedule = definition.schedule
         row.updated_at = now

@@ -26,7 +26,7 @@ class Run:
     """One execution of a flow.
 
     session: writes through it are committed together with the run's success, or not at all.
-    configuration: the JSON object of the flow's row.
+    configuration: the JSON object of the flow's row, or the declared model of it.
     window: what to work on; windows of successful runs meet without gap or overlap.
     scheduled_for: the slot, aware UTC; None for a run asked for by hand.
     attempt: 1, or more for a retry of the same slot.
@@ -36,7 +36,7 @@ class Run:
     id: int
     flow_name: str
     session: Session
-    configuration: dict[str, Any]
+    configuration: Any
     window: Window
     scheduled_for: datetime | None
     attempt: int

@@ -12,6 +12,9 @@ from datetime import datetime, timedelta
 EARLY_SHARE = 0.1
 EARLY_MOST = 30.0
 
+# The shortest interval of a cron expression, in seconds: what its tolerance is reckoned from.
+CRON_INTERVAL = 60
+
 # A last slot further ahead than that, besides, is no matter of two machines' clocks.
 SKEW_MOST = 10.0
 
@@ -33,15 +36,12 @@ def early_tolerance(interval: int) -> timedelta:
     return timedelta(seconds=min(interval * EARLY_SHARE, EARLY_MOST))
 
 
-def latest_due(next_slot: datetime, interval: int, now: datetime, *, first: bool) -> Due:
+def latest_due(next_slot: datetime, interval: int, now: datetime) -> Due:
     """Return the latest slot that is due at `now`, where `next_slot` is known to be due.
 
-    This is the rule `catch_up="once"`: of several passed slots the latest runs, and those before
-    it are counted. The `first` claim of a flow sets its grid: the slot is `now` itself.
+    Those before it are counted: this is the rule `catch_up="once"`.
     """
     step = timedelta(seconds=interval)
-    if first:
-        return Due(now, 0, now + step)
     passed = max((now + early_tolerance(interval) - next_slot) // step, 0)
     slot = next_slot + passed * step
     return Due(slot, passed, slot + step)

@@ -11,11 +11,9 @@ from ..durations import format_every
 from ..errors import DeclarationError
 from .between import is_open, read_zone
 from .cron import DAY, MINUTE, times_of
-from .every import Due, early_tolerance, latest_due
+from .every import CRON_INTERVAL, Due, early_tolerance, latest_due
 from .every import rescheduled as one_interval_later
 
-# The shortest interval of a cron expression, in seconds.
-CRON_INTERVAL = 60
 # What SQLite rounds times to, where it compares them.
 MOMENT = timedelta(milliseconds=1)
 # How far a slot is looked for: 29 February is on each day of the week within 40 years.
@@ -52,13 +50,13 @@ def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) 
     """
     if rule.every and first and is_open(rule.between, rule.timezone, now):
         next_slot = now
-    until = now + early_tolerance(rule.every or CRON_INTERVAL) + MOMENT
-    slot = next_after(rule, next_slot - MOMENT, grid=next_slot)
-    if slot >= until:
-        return Due(None, 0, slot)
     if rule.every and rule.between is None and rule.catch_up != "all":
-        found = latest_due(slot, rule.every, now, first=False)
+        found = latest_due(next_slot, rule.every, now)
     else:
+        slot = next_after(rule, next_slot - MOMENT, grid=next_slot)
+        until = now + early_tolerance(rule.every or CRON_INTERVAL) + MOMENT
+        if slot >= until:
+            return Due(None, 0, slot)
         missed_slots, later = 0, slots_after(rule, slot)
         while (following := next(later)) < until and rule.catch_up != "all":
             slot, missed_slots = following, missed_slots + 1
