@@ -44,7 +44,6 @@ OPTIONAL = {
     "executors/child.py": ("__init__.py", 'config.include(".executors.child")', "timeouts"),
     "cli/prune.py": ("cli/__init__.py", '"prune": "prune",', "pruning"),
     "conditions.py": ("__init__.py", 'config.include(".conditions")', "conditions"),
-    "cli/prune.py": ("cli/__init__.py", '"prune",', "pruning"),
     "pruning.py": ("__init__.py", 'config.include(".pruning")', "pruning"),
     "cli/check.py": ("cli/__init__.py", '"check": "check",', "check"),
     "cli/flows.py": ("cli/__init__.py", '"flows": "flows remove",', "flows_command"),

@@ -145,7 +145,7 @@ def test_whenever_beats_come_each_slot_is_run_or_counted(
 def test_between_two_slots_the_next_one_is_the_later(rule: Rule) -> None:
     slot = first_slot(rule, BEGIN)
     for later in itertools.islice(slots_after(rule, slot), 50):
-        assert next_after(rule, slot + (later - slot) / 3, grid=slot) == later
+        assert next_after(rule, slot + (later - slot) / 3, slot) == later
         assert rule.every or slot_before(rule, later) == slot
         slot = later
 

@@ -283,8 +283,8 @@ def window_of(
     where that is earlier; never before it begins.
     """
     end = min(slot or now, now)
-    rule = heartbeat.flows[flow.handler].rule_of(flow)
-    start = flow.window_starts_at or slot_before(rule, end)
+    known = heartbeat.flows[flow.handler]
+    start = flow.window_starts_at or slot_before(known.rule_of(flow), end)
     return start, max(start, end)
 
 

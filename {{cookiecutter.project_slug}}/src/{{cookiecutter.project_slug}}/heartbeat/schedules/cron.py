@@ -57,16 +57,12 @@ def read_cron(expression: str) -> Cron:
     return Cron(fields, times, "*" in (parts[0][0], parts[1][0]))
 
 
+@lru_cache(maxsize=128)
 def times_of(expression: str, zone: str, day: date) -> list[datetime]:
     """Return the times that the expression has on that day there: in order, in UTC."""
     cron = read_cron(expression)
-    if day.month in cron.fields.months and cron.fields.match_day(day):
-        return _times_of(cron, zone, day)
-    return []
-
-
-@lru_cache(maxsize=256)
-def _times_of(cron: Cron, zone: str, day: date) -> list[datetime]:
+    if day.month not in cron.fields.months or not cron.fields.match_day(day):
+        return []
     midnight = datetime.combine(day, time(), read_zone(zone))
     # Added to the clock on the wall, whatever happens in between.
     begin, end = midnight.astimezone(UTC), (midnight + DAY).astimezone(UTC)

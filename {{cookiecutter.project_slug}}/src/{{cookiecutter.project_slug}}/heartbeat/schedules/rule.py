@@ -1,10 +1,10 @@
 """A flow's rule, and what follows: which slot is due, how many were missed, what comes next."""
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from itertools import islice
+from itertools import islice, takewhile
 from typing import Literal
 
 from ..durations import format_every
@@ -39,8 +39,7 @@ class Rule:
     def __str__(self) -> str:
         if self.cron:
             return f"cron {self.cron} {self.timezone}"
-        zone = "" if self.timezone == "UTC" else f" {self.timezone}"
-        return f"every {format_every(self.every or 0)}{zone}"
+        return f"every {format_every(self.every or 0)} {self.timezone}".removesuffix(" UTC")
 
 
 def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) -> Due:
@@ -53,7 +52,7 @@ def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) 
     if rule.every and rule.between is None and rule.catch_up != "all":
         found = latest_due(next_slot, rule.every, now)
     else:
-        slot = next_after(rule, next_slot - MOMENT, grid=next_slot)
+        slot = next_after(rule, next_slot - MOMENT, next_slot)
         until = now + early_tolerance(rule.every or CRON_INTERVAL) + MOMENT
         if slot >= until:
             return Due(None, 0, slot)
@@ -89,14 +88,12 @@ def next_slots(rule: Rule, next_slot: datetime, now: datetime, number: int = 5) 
     return [slot, *islice(slots_after(rule, slot), number - 1)]
 
 
-def next_after(rule: Rule, moment: datetime, *, grid: datetime | None = None) -> datetime:
+def next_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> datetime:
     """Return the first slot after `moment`: see `slots_after`."""
-    return next(slots_after(rule, moment, grid=grid))
+    return next(slots_after(rule, moment, grid))
 
 
-def slots_after(
-    rule: Rule, moment: datetime, *, grid: datetime | None = None
-) -> Iterator[datetime]:
+def slots_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> Iterator[datetime]:
     """Yield the slots after `moment`; those of `every` lie on the grid through `grid` or itself.
 
     A grid that never meets the window of the day begins anew where that opens. Raises
@@ -124,14 +121,10 @@ def slot_before(rule: Rule, slot: datetime) -> datetime:
     """Return the slot before `slot`, which is one itself; of `every` one interval before."""
     if rule.every:
         return slot - timedelta(seconds=rule.every)
-    day = slot.astimezone(read_zone(rule.timezone)).date()
-    days = (times_of(rule.cron or "", rule.timezone, day - n * DAY) for n in range(MOST_DAYS))
-    return next(
-        before
-        for times in days
-        for before in reversed(times[: bisect_left(times, slot)])
-        if is_open(rule.between, rule.timezone, before)
-    )
+    span = timedelta(hours=1)
+    while not (earlier := [*takewhile(slot.__gt__, slots_after(rule, slot - span))]):
+        span *= 2
+    return earlier[-1]
 
 
 def _opening(rule: Rule, moment: datetime) -> datetime:
