@@ -34,7 +34,8 @@ from rules.heartbeat import Heartbeat
 from rules.heartbeat.db import begin_writing
 from rules.heartbeat.errors import ActiveRunError
 from rules.heartbeat.models import DataFlow, DataFlowRun
-from rules.heartbeat.runs.claim import anchor_anew, claim, claim_by_hand
+from rules.heartbeat.operations import claim_by_hand
+from rules.heartbeat.runs.claim import anchor_anew, claim
 from rules.heartbeat.runs.due import look
 from rules.heartbeat.runs.execute import execute_here
 from rules.heartbeat.runs.lease import renew

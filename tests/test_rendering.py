@@ -44,11 +44,18 @@ OPTIONAL = {
     "executors/child.py": ("__init__.py", 'config.include(".executors.child")', "timeouts"),
     "cli/prune.py": ("cli/__init__.py", '"prune": "prune",', "pruning"),
     "conditions.py": ("__init__.py", 'config.include(".conditions")', "conditions"),
+    "cli/backfill.py": ("cli/__init__.py", '"backfill": "backfill",', "backfill"),
     "pruning.py": ("__init__.py", 'config.include(".pruning")', "pruning"),
     "cli/check.py": ("cli/__init__.py", '"check": "check",', "check"),
-    "cli/flows.py": ("cli/__init__.py", '"flows": "flows remove",', "flows_command"),
+    "cli/edit.py": (
+        "cli/__init__.py",
+        '"edit": "add rename remove reset pause resume why",',
+        "edit",
+    ),
+    "cli/flows.py": ("cli/__init__.py", '"flows": "flows",', "flows_command"),
     "cli/runs.py": ("cli/__init__.py", '"runs": "run runs",', "runs_command"),
     "cli/token.py": ("cli/__init__.py", '"token": "token",', "token_command"),
+    "views/flows.py": ("__init__.py", 'config.include(".views.flows")', "operations*"),
 }
 
 # Everything rendered that is the user's. The engine and its tests are compared with the template.

@@ -32,7 +32,7 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlowRun,
     EngineBase,
 )
-from {{cookiecutter.project_slug}}.heartbeat.runs.claim import (
+from {{cookiecutter.project_slug}}.heartbeat.operations import (
     claim_by_hand,
 )
 from {{cookiecutter.project_slug}}.heartbeat.runs.execute import (

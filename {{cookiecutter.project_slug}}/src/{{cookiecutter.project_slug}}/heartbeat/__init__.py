@@ -40,13 +40,15 @@ def includeme(config: Configurator) -> None:
     if not settings.require_token:
         log.warning("anybody may beat: heartbeat.require_token is false")
     config.include(".security.policy")
-    config.include(".routes")
     config.include(".views.beat")
     # Optional: delete a line and its module, and the rest works without it.
     config.include(".security.throttle")
     config.include(".pruning")
     config.include(".executors.child")
     config.include(".conditions")
+    config.include(".views.flows")
+    # The last one: its routes take whatever none of the above has taken.
+    config.include(".routes")
 
 
 def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:

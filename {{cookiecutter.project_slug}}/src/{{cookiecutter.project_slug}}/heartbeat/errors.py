@@ -29,6 +29,18 @@ class UnknownFlowError(DataFlowError, LookupError):
         super().__init__(f"no flow is called {name!r}: `heartbeat flows` lists them")
 
 
+class NameTakenError(DataFlowError):
+    """A flow was to get a name that another one has."""
+
+
+class InputError(DataFlowError, ValueError):
+    """What an operator asks for cannot be; `errors` says why, by field."""
+
+    def __init__(self, errors: Mapping[str, list[str]]) -> None:
+        self.errors = errors
+        super().__init__("; ".join(f"{name}: {', '.join(why)}" for name, why in errors.items()))
+
+
 class HandlerNotRegisteredError(DataFlowError, LookupError):
     """A row names a handler that no code in this process registers."""
 

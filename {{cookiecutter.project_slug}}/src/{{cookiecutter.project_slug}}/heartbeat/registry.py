@@ -42,6 +42,8 @@ SCHEDULE_READERS = {"cron": read_cron, "timezone": read_zone, "between": read_be
 # No space around it: MySQL takes a name with and without one at its end for the same.
 _NAME = r"^[^/\s\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^/\s\x00-\x1f\x7f])?$"
 
+FlowName = Annotated[str, Field(max_length=200, pattern=_NAME, examples=["import_orders"])]
+
 
 class FlowOptions(TypedDict, total=False):
     """What a flow may declare: `every` or `cron`, and what it likes of the rest.
@@ -100,7 +102,7 @@ class FlowDefinition(BaseModel):
 
     function: Handler
     place: str
-    name: str = Field(max_length=200, pattern=_NAME, examples=["import_orders"])
+    name: FlowName
     every: Seconds = Field(None, examples=["5m"])
     cron: str | None = Field(None, max_length=200, examples=["0 3 * * *"])
     timezone: str = Field("UTC", max_length=64, examples=["Europe/Berlin"])

@@ -1,17 +1,11 @@
-"""`heartbeat flows` and `heartbeat remove`: what there is, and taking one away."""
+"""`heartbeat flows`: what there is."""
 
 import json
 
 import pytest
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from {{cookiecutter.project_slug}}.heartbeat.models import (
-    DataFlow,
-    DataFlowRun,
-)
-
-from ...factories import NOON, data_flow, data_flow_run
+from ...factories import NOON, data_flow
 from .conftest import Command
 
 
@@ -63,39 +57,3 @@ def test_p16_a_row_whose_handler_is_not_registered_is_shown(
     assert "stray" in result.output
     assert "handler 'os.system'" in result.output
     assert "not registered" in result.output
-
-
-def test_remove_takes_a_flow_and_its_history(command: Command, dbsession: Session) -> None:
-    command("beat")
-    good = dbsession.scalars(select(DataFlow).where(DataFlow.name == "good")).one()
-    dbsession.add(data_flow_run(data_flow=good))
-    dbsession.commit()
-
-    result = command("remove", "good", flows="bad")
-
-    assert (result.exit_code, result.output) == (0, "removed good and its 2 runs\n")
-    assert dbsession.scalars(select(DataFlow.name)).all() == ["bad"]
-    assert [run.data_flow.name for run in dbsession.scalars(select(DataFlowRun))] == ["bad"]
-
-
-def test_remove_says_when_the_flow_is_still_declared(command: Command) -> None:
-    command("beat")
-
-    result = command("remove", "good")
-
-    assert result.exit_code == 0
-    assert "still declared in " in result.output
-    assert "delete it there, or it comes back" in result.output
-
-
-@pytest.mark.parametrize("name", ["nope", "", "Good", "x" * 5_000, "Käuzchen 🦉", "' OR 1"])
-def test_an_unknown_flow_is_told_with_where_to_look(
-    command: Command, dbsession: Session, name: str
-) -> None:
-    command("beat")
-
-    result = command("remove", name)
-
-    assert result.exit_code == 1
-    assert f"no flow is called {name!r}: `heartbeat flows` lists them" in result.output
-    assert len(dbsession.scalars(select(DataFlow.id)).all()) == 2

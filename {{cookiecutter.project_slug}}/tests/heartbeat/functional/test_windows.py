@@ -17,7 +17,7 @@ from {{cookiecutter.project_slug}}.heartbeat import (
 from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlowRun,
 )
-from {{cookiecutter.project_slug}}.heartbeat.runs.claim import (
+from {{cookiecutter.project_slug}}.heartbeat.operations import (
     claim_by_hand,
 )
 from {{cookiecutter.project_slug}}.heartbeat.runs.execute import (

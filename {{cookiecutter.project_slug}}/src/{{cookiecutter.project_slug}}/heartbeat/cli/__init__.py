@@ -22,8 +22,10 @@ main.add_command(migrate)
 
 # Optional: modules and their commands. Delete a line and its module, and the rest works without it.
 _OPTIONAL: dict[str, str] = {
+    "backfill": "backfill",
     "check": "check",
-    "flows": "flows remove",
+    "edit": "add rename remove reset pause resume why",
+    "flows": "flows",
     "prune": "prune",
     "runs": "run runs",
     "token": "token",

@@ -1,15 +1,14 @@
-"""Optional commands about flows: what there is, and taking one away."""
+"""The optional command that lists the flows."""
 
 from typing import Any
 
 import click
-from sqlalchemy import delete, func, select
+from sqlalchemy import select
 from sqlalchemy.orm import defer
 
 from ..core import Heartbeat
 from ..durations import format_every
-from ..errors import UnknownFlowError
-from ..models import DataFlow, DataFlowRun
+from ..models import DataFlow
 from ..runs.register import register
 from .application import application, config_option, json_option, show
 
@@ -28,32 +27,6 @@ def flows(config: str, *, as_json: bool) -> None:
             )
             found = [_as_row(heartbeat, flow) for flow in rows]
     show("flows", found, as_json=as_json)
-
-
-@click.command()
-@config_option
-@click.argument("name")
-def remove(config: str, name: str) -> None:
-    """Remove the flow NAME and its history.
-
-    A run that is under way commits nothing any more. Flows that are still declared in the code
-    come back, as new ones, when the application starts again.
-    """
-    with application(config) as heartbeat:
-        with heartbeat.session() as session:
-            flow_id = session.scalars(
-                select(DataFlow.id).where(DataFlow.name == name).with_for_update()
-            ).one_or_none()
-            if flow_id is None:
-                raise UnknownFlowError(name)
-            runs = session.scalars(
-                select(func.count()).where(DataFlowRun.data_flow_id == flow_id)
-            ).one()
-            session.execute(delete(DataFlow).where(DataFlow.id == flow_id))
-        click.echo(f"removed {name} and its {runs} runs")
-        if name in heartbeat.flows:
-            place = heartbeat.flows[name].place
-            click.echo(f"it is still declared in {place}: delete it there, or it comes back")
 
 
 def _as_row(heartbeat: Heartbeat, flow: DataFlow) -> dict[str, Any]:

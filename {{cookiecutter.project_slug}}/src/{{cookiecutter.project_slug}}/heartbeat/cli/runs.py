@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus
-from ..runs.claim import claim_by_hand
+from ..operations import claim_by_hand
 from ..runs.execute import execute
 from ..runs.register import register
 from ..views.beat import members

@@ -37,7 +37,7 @@ class LocalExecutor:
         self._freed = 0
         self._at_work: list[ClaimedRun] = []
         self._waiting = 0
-        self._jobs: deque[tuple[Callable[[ClaimedRun], None], ClaimedRun]] = deque()
+        self._jobs: deque[tuple[Callable[[ClaimedRun], object], ClaimedRun]] = deque()
         self._given = threading.Condition()
         self.stopped = self.abandoned = False
         self._changed = threading.Condition()
@@ -57,7 +57,7 @@ class LocalExecutor:
             with self._changed:
                 self._free -= workers.taken
 
-    def start(self, job: Callable[[ClaimedRun], None], run: ClaimedRun) -> None:
+    def start(self, job: Callable[[ClaimedRun], object], run: ClaimedRun) -> None:
         """Run `job` on a worker that was taken before; it is free again when the job ends."""
         self._at_work.append(run)
         with self._given:

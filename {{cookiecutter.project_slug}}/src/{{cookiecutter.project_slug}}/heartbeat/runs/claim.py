@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import ActiveRunError, DeclarationError, HandlerNotRegisteredError, UnknownFlowError
+from ..errors import DeclarationError
 from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..schedules.every import Due, anchored_anew, is_ahead
 from ..schedules.rule import due, slot_before
@@ -71,7 +71,7 @@ def claim(
     IntegrityError where the database refuses a run: done again `singly`, that flow is passed over.
     """
     begin_writing(session)
-    runs = _take_pending(session, heartbeat, most)
+    runs = _find_pending(session, heartbeat, most)
     if len(runs) == most:
         return runs
     free, known = free_of(heartbeat, answers), heartbeat.flows
@@ -87,31 +87,6 @@ def claim(
     for flow in flows:
         runs += _take_slot_alone(session, heartbeat, flow, now)
     return runs
-
-
-def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedRun:
-    """Make a manual run of the flow called `name` and claim it at once; its grid stays.
-
-    The caller commits. Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError
-    while a run of the flow is pending or in progress; a next attempt that waits starts instead.
-    """
-    begin_writing(session)
-    statement = select(*READ).where(DataFlow.name == name).with_for_update()
-    flow = session.execute(statement).one_or_none()
-    now = heartbeat.clock.now()
-    if flow is None:
-        raise UnknownFlowError(name)
-    if flow.handler not in heartbeat.flows:
-        raise HandlerNotRegisteredError(name, flow.handler)
-    if _active(session, [flow]):
-        waits = _RUN.c.status == RunStatus.PENDING.value, _RUN.c.trigger == Trigger.RETRY.value
-        waiting = select(*_RUN.c).where(_RUN.c.data_flow_id == flow.id, *waits)
-        if row := session.execute(waiting).mappings().one_or_none():
-            return _take(session, heartbeat, flow, row, now)
-        raise ActiveRunError(name)
-    [run] = _insert(session, heartbeat, now, [(flow, {"trigger": Trigger.MANUAL.value})])
-    _start_windows(session, flow, run)
-    return run
 
 
 def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
@@ -132,13 +107,19 @@ def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
             )
 
 
-def _take_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
-    """Take the pending runs of those flows whose rows nobody else holds."""
+def _find_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
     if session.connection().scalar(_IS_ANY_PENDING) is None:
         return []
     asked = asked_at(heartbeat.clock.now(), heartbeat.flows)
     waiting = session.connection().scalars(_FIND_PENDING, asked | {"most": most}).all()
-    flows = {flow.id: flow for flow in _lock(session, DataFlow.id.in_(waiting))}
+    return take_pending(session, heartbeat, waiting)
+
+
+def take_pending(
+    session: Session, heartbeat: Heartbeat, flow_ids: Sequence[int]
+) -> list[ClaimedRun]:
+    """Take the pending runs of those flows whose rows nobody else holds. The caller commits."""
+    flows = {flow.id: flow for flow in _lock(session, DataFlow.id.in_(flow_ids))}
     now = heartbeat.clock.now()
     # Read again under the lock: another process may have taken them since.
     found = session.execute(
@@ -290,7 +271,7 @@ def window_of(
 
 def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
     """Let the flow's windows start with this run if it is the first: it may fail."""
-    if flow.window_starts_at is None:
+    if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
         change = {"flow": flow.id, "window_starts_at": run.window_start}
         _change(session, run.started_at, [change])
 

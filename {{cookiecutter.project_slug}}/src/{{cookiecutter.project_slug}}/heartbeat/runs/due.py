@@ -24,12 +24,15 @@ IS_DUE = (*DataFlow.is_due(_NOW, _SOON), _IS_KNOWN)
 # Flows whose last slot lies ahead of the clock, which was set back then.
 IS_AHEAD = DataFlow.is_ahead(_AHEAD)
 # Runs that wait to be claimed, in a join with their flows. One that was asked for by hand goes
-# ahead on a disabled flow too.
+# ahead on a disabled flow too, and so does a backfill's.
 IS_PENDING = (
     DataFlowRun.status == RunStatus.PENDING.value,
     or_(DataFlowRun.not_before.is_(None), DataFlowRun.not_before <= _NOW),
     _IS_KNOWN,
-    or_(DataFlow.enabled == true(), DataFlowRun.trigger == Trigger.MANUAL.value),
+    or_(
+        DataFlow.enabled == true(),
+        DataFlowRun.trigger.in_((Trigger.MANUAL.value, Trigger.BACKFILL.value)),
+    ),
 )
 
 _COUNT_DUE = select(func.count()).select_from(DataFlow).where(*IS_DUE)

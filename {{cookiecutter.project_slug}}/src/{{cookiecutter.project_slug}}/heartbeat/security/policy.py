@@ -229,8 +229,10 @@ def _may(request: Request, caller: Caller, permission: str) -> bool:
 def _refuse_body(request: Request) -> Response | None:
     """Refuse what is too large: by what it says of itself, else by reading no more than that."""
     too_large = (request.content_length or 0) > LARGEST_BODY
-    if too_large or len(request.body_file_raw.read(LARGEST_BODY + 1)) > LARGEST_BODY:
+    body = b"" if too_large else request.body_file_raw.read(LARGEST_BODY + 1)
+    if too_large or len(body) > LARGEST_BODY:
         return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body may have 64 KiB at most")
+    request.body = body  # put back for the view: a server gives it once
     return None
 
 

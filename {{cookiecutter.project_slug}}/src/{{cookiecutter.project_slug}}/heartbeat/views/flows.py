@@ -1,0 +1,129 @@
+"""Optional: flows and runs for operators, in JSON: to look at, to change, and to run now."""
+
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from pyramid.config import Configurator
+from pyramid.httpexceptions import exception_response
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from .. import operations
+from ..core import Heartbeat
+from ..errors import DataFlowError, InputError, UnknownFlowError
+from ..models import DataFlow, DataFlowRun
+from ..runs.register import register
+from ..security.policy import OPERATE
+from ..why import describe
+from .problems import json_reply, problem
+
+# What is not listed conflicts with what there is: a name, or a run that has not ended.
+STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
+
+
+def includeme(config: Configurator) -> None:
+    """Add the routes and their views."""
+    for view, pattern, methods in (
+        (flows, "/flows", ("GET", "POST")),
+        (flow, "/flows/{name}", ("GET", "PATCH", "DELETE")),
+        (flow_runs, "/flows/{name}/runs", ("POST",)),
+        (run, "/runs/{id:[0-9]{1,18}}", ("GET",)),
+    ):
+        route = f"heartbeat.{view.__name__}"
+        config.add_route(route, config.registry["heartbeat"].settings.path + pattern)
+        config.add_view(
+            _answering(view),
+            route_name=route,
+            permission=NO_PERMISSION_REQUIRED,
+            require_csrf=False,
+            heartbeat_permission=OPERATE,
+            heartbeat_methods=methods,
+        )
+
+
+def flows(heartbeat: Heartbeat, request: Request) -> Response:
+    """List the flows, or make one."""
+    if request.method == "GET":
+        with heartbeat.session() as session:
+            return json_reply(HTTPStatus.OK, {"flows": describe(heartbeat, session)})
+    given, by = _body(request), _operator(request)
+    members = _do(heartbeat, lambda session: operations.add(session, heartbeat, given, by))
+    place = request.route_path("heartbeat.flow", name=members["name"])
+    return json_reply(HTTPStatus.CREATED, members, headers={"Location": place})
+
+
+def flow(heartbeat: Heartbeat, request: Request) -> Response:
+    """Show a flow, change what the body names of it, or remove it with its history."""
+    name = request.matchdict["name"]
+    if request.method == "DELETE":
+        heartbeat.transact(lambda session: operations.remove(session, name))
+        return Response(status=HTTPStatus.NO_CONTENT, headerlist=[("Cache-Control", "no-store")])
+    if request.method == "GET":
+        with heartbeat.session() as session:
+            return json_reply(HTTPStatus.OK, describe(heartbeat, session, name)[0])
+    given, by = _body(request), _operator(request)
+    members = _do(heartbeat, lambda session: operations.change(session, heartbeat, name, given, by))
+    return json_reply(HTTPStatus.OK, members)
+
+
+def flow_runs(heartbeat: Heartbeat, request: Request) -> Response:
+    """Run a flow now; its schedule stays."""
+    run_id = operations.run_now(heartbeat, request.matchdict["name"])
+    place = request.route_path("heartbeat.run", id=run_id)
+    return json_reply(HTTPStatus.ACCEPTED, _run(heartbeat, run_id), headers={"Location": place})
+
+
+def run(heartbeat: Heartbeat, request: Request) -> Response:
+    """Show a run."""
+    return json_reply(HTTPStatus.OK, _run(heartbeat, int(request.matchdict["id"])))
+
+
+def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        if not request.accept.acceptable_offers(["application/json"]):
+            raise exception_response(406, detail="there is application/json alone")
+        register(request.heartbeat)
+        try:
+            return view(request.heartbeat, request)
+        except DataFlowError as error:
+            members = {"errors": error.errors} if isinstance(error, InputError) else {}
+            status = STATUSES.get(type(error), HTTPStatus.CONFLICT)
+            return problem(status, str(error), None, **members)
+
+    return answer
+
+
+def _body(request: Request) -> dict[str, Any]:
+    if request.content_type != "application/json":
+        raise exception_response(415, detail="send application/json")
+    try:
+        given = json.loads(request.body)
+    except (ValueError, RecursionError) as error:
+        raise exception_response(400, detail=f"the body is no JSON: {error}") from error
+    if not isinstance(given, dict):
+        raise exception_response(400, detail="the body is no JSON object")
+    return given
+
+
+def _operator(request: Request) -> str:
+    return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
+
+
+def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> dict[str, Any]:
+    """Do a step of bookkeeping, and return the flow's members as they are then."""
+    return heartbeat.transact(lambda session: describe(heartbeat, session, step(session).name)[0])
+
+
+def _run(heartbeat: Heartbeat, run_id: int) -> dict[str, Any]:
+    columns = select(DataFlow.name.label("flow"), *DataFlowRun.__table__.columns)
+    with heartbeat.session() as session:
+        found = session.execute(columns.join(DataFlowRun.data_flow).where(DataFlowRun.id == run_id))
+        row = found.one_or_none()
+    if row is None:
+        raise exception_response(404, detail=f"there is no run {run_id}")
+    return row._asdict()
