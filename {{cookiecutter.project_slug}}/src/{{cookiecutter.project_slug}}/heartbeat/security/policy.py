@@ -27,7 +27,7 @@ from ..redaction import describe_error, redact
 from ..settings import Settings
 from ..views.problems import problem
 from .addresses import Address, client_address, is_within
-from .token import Token, presented_token
+from .token import presented_token
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,10 @@ class Caller:
         """How the caller is named in a beat's row."""
         return " ".join(word for word in (str(self.address or "unknown"), self.token_name) if word)
 
+    def may(self, permission: str) -> bool:
+        """Tell whether the token gives a permission; an operator's gives both."""
+        return permission == self.permission or (permission, self.permission) == (BEAT, OPERATE)
+
 
 class HeartbeatSecurityPolicy:
     """The policy of the rendered application: permissions follow from the token that is sent.
@@ -71,17 +75,13 @@ class HeartbeatSecurityPolicy:
 
     def authenticated_userid(self, request: Request) -> str | None:
         """Return a name for who calls, if a valid token says so."""
-        caller = self.identity(request)
-        return (caller.token_name or caller.permission) if caller else None
+        caller = identify(request)
+        return caller.token_name or caller.permission
 
     def permits(self, request: Request, _context: object, permission: str) -> Allowed | Denied:
         """Tell whether the caller has a permission of the engine's."""
-        caller = self.identity(request)
-        held = caller.permission if caller else None
-        if held == OPERATE and permission in {BEAT, OPERATE}:
-            return Allowed("operator")
-        if held == permission == BEAT:
-            return Allowed("scheduler")
+        if identify(request).may(permission):
+            return Allowed("a valid token")
         return Denied("no valid token")
 
     def remember(
@@ -112,8 +112,7 @@ def guarded_view(view: View, info: Any) -> View:
 
     def guarded(context: Any, request: Request) -> Response:
         try:
-            refusal = refuse(request, permission, methods)
-            return refusal or view(context, request)
+            return refuse(request, permission, methods) or view(context, request)
         except Exception as error:  # noqa: BLE001 - the caller gets a problem, whatever happened
             return _fault(request.heartbeat, error)
 
@@ -126,7 +125,7 @@ guarded_view.options = ("heartbeat_permission", "heartbeat_methods")  # type: ig
 
 def identify(request: Request) -> Caller:
     """Return who calls: from what address, and with which token."""
-    heartbeat = request.heartbeat
+    heartbeat: Heartbeat = request.heartbeat
     address = client_address(
         request.environ.get("REMOTE_ADDR"),
         request.environ.get("HTTP_X_FORWARDED_FOR"),
@@ -138,59 +137,48 @@ def identify(request: Request) -> Caller:
     if not _token_in_query(request, heartbeat) and presented is not None:
         # A secret that stands in both files, by mistake, may do the lesser of the two.
         for permission, tokens in ((BEAT, heartbeat.tokens), (OPERATE, heartbeat.operator_tokens)):
-            token: Token | None = tokens.match(presented)
-            if token is not None:
+            if (token := tokens.match(presented)) is not None:
                 return Caller(address, permission, token.name)
     return Caller(address)
 
 
 def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Response | None:
-    """Return the refusal of a request, or None if it may pass. The order is the contract's."""
-    heartbeat: Heartbeat = request.heartbeat
-    settings = heartbeat.settings
-    if permission == BEAT and methods and settings.allow_get:
+    """Return the refusal of a request, or None if it may pass."""
+    if permission == BEAT and methods and request.heartbeat.settings.allow_get:
         methods = (*methods, "GET")
     caller = identify(request)
     request.environ["heartbeat.caller"] = caller
-    refusal = (
-        _refuse_method(request, methods)
-        or _refuse_address(caller, settings)
-        or _refuse_token(request, caller, permission)
-        or _refuse_body(request)
-    )
+    refusal = _refusal(request, caller, permission, methods)
     if refusal is not None:
         log.warning("refused a call from %s: %s", caller.source, refusal.status)
     return refusal
 
 
-def _refuse_method(request: Request, methods: tuple[str, ...]) -> Response | None:
-    if not methods or request.method in methods:
-        return None
-    allowed = ", ".join(methods)
-    return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", headers={"Allow": allowed})
+def _refusal(
+    request: Request, caller: Caller, permission: str, methods: tuple[str, ...]
+) -> Response | None:
+    """Return the first refusal there is. Their order is the contract's."""
+    if methods and request.method not in methods:
+        allowed = ", ".join(methods)
+        return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", {"Allow": allowed})
+    if not _is_allowed(caller.address, request.heartbeat.settings):
+        return problem(HTTPStatus.FORBIDDEN, "calls from this address are not allowed")
+    if not _may(request, caller, permission):
+        return _refuse_token(request, caller)
+    return _refuse_body(request)
 
 
-def _refuse_address(caller: Caller, settings: Settings) -> Response | None:
-    if caller.address is None:
-        refused = settings.allowed_ips is not None or settings.trusted_proxies is not None
-    else:
-        refused = settings.allowed_ips is not None and not is_within(
-            caller.address, settings.allowed_ips
-        )
-    if not refused:
-        return None
-    return problem(HTTPStatus.FORBIDDEN, "calls from this address are not allowed")
+def _is_allowed(address: Address | None, settings: Settings) -> bool:
+    if address is None:
+        return settings.allowed_ips is None and settings.trusted_proxies is None
+    return settings.allowed_ips is None or is_within(address, settings.allowed_ips)
 
 
-def _refuse_token(request: Request, caller: Caller, permission: str) -> Response | None:
+def _refuse_token(request: Request, caller: Caller) -> Response:
     heartbeat: Heartbeat = request.heartbeat
-    if _may(request, caller, permission):
-        return None
     if not (heartbeat.tokens.all() or heartbeat.operator_tokens.all()):
-        return problem(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            "no token is set up: put one into heartbeat.token_file, or run `make setup`",
-            headers={"Retry-After": RETRY_AFTER_SECONDS},
+        return _unavailable(
+            "no token is set up: put one into heartbeat.token_file, or run `make setup`"
         )
     if caller.permission is not None:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
@@ -200,24 +188,23 @@ def _refuse_token(request: Request, caller: Caller, permission: str) -> Response
         return problem(
             HTTPStatus.TOO_MANY_REQUESTS,
             "too many calls without a valid token",
-            headers={"Retry-After": str(seconds)},
+            {"Retry-After": str(seconds)},
         )
     return problem(
         HTTPStatus.UNAUTHORIZED,
         "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL",
-        headers={"WWW-Authenticate": "Bearer"},
+        {"WWW-Authenticate": "Bearer"},
     )
 
 
 def _may(request: Request, caller: Caller, permission: str) -> bool:
     """Tell whether the caller may: by its token, or as an operator by the application's policy."""
-    if caller.permission == OPERATE or (caller.permission == permission == BEAT):
+    if caller.may(permission):
         return True
     if permission == BEAT:  # which no cookie can ever authorise
         return not request.heartbeat.settings.require_token
-    if request.registry.queryUtility(ISecurityPolicy) is None:
-        return False
-    if not request.has_permission(OPERATE):
+    has_policy = request.registry.queryUtility(ISecurityPolicy) is not None
+    if not (has_policy and request.has_permission(OPERATE)):
         return False
     if request.method not in SAFE_METHODS:
         # What authorised this may be a cookie, which a browser sends for any site that asks.
@@ -268,9 +255,7 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
     if isinstance(error, DatabaseNotReadyError):
         detail = redact(str(error), heartbeat.secrets())
         log.error("the heartbeat cannot work: %s", detail)
-        return problem(
-            HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": RETRY_AFTER_SECONDS}
-        )
+        return _unavailable(detail)
     # Not as exc_info: a traceback's own text may hold a secret.
     told = describe_error(error, heartbeat.secrets())
     log.error("the heartbeat failed\n%s", told["error_backtrace"])
@@ -278,3 +263,7 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
         HTTPStatus.INTERNAL_SERVER_ERROR,
         f"an unexpected {told['error_type']}: the application's log says more",
     )
+
+
+def _unavailable(detail: str) -> Response:
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS})
