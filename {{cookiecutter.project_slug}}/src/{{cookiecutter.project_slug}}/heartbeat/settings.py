@@ -49,7 +49,7 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 class Settings(BaseModel):
     """All settings; the key in the .ini file is `heartbeat.` and the field's name."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
 
     path: str = Field("/heartbeat", examples=["/heartbeat"])
     token: SecretStr | None = Field(None, examples=["what `openssl rand -hex 32` prints"])
@@ -113,12 +113,9 @@ class Settings(BaseModel):
         for name in cls.model_fields:
             if (value := environment.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
                 given[name] = value
-        faults = [*_unknown(given, cls), *_shared_secrets(given)]
-        if not is_development(ini):
-            faults += _weak_secrets(given)
-        known = {name: value for name, value in given.items() if name in cls.model_fields}
+        faults = [*_unknown(given, cls), *_faulty_secrets(given, ini)]
         try:
-            settings = cls.model_validate(known)
+            settings = cls.model_validate(given)
         except ValidationError as error:
             faults += describe_faults(error, given, cls, PREFIX)
         if faults:
@@ -171,18 +168,14 @@ def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
             yield f"{role}token_file", token.secret
 
 
-def _shared_secrets(given: Mapping[str, Any]) -> Iterator[str]:
-    operators = {secret: name for name, secret in _secrets(given, "operator_")}
-    for name, secret in _secrets(given, ""):
-        if secret in operators:
+def _faulty_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterator[str]:
+    beats, operators = [*_secrets(given, "")], [*_secrets(given, "operator_")]
+    for name, secret in beats:
+        for other in [other for other, same in operators if same == secret]:
             yield (
-                f"{PREFIX}{name} and {PREFIX}{operators[secret]} hold the same secret: the "
+                f"{PREFIX}{name} and {PREFIX}{other} hold the same secret: the "
                 "scheduler's token may only beat, so make another one for operators"
             )
-
-
-def _weak_secrets(given: Mapping[str, Any]) -> Iterator[str]:
-    for role in ("", "operator_"):
-        for name, secret in _secrets(given, role):
-            if reason := weakness(secret):
-                yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"
+    for name, secret in beats + operators:
+        if not is_development(ini) and (reason := weakness(secret)):
+            yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"
