@@ -47,15 +47,12 @@ def serve(wsgi_app: Any, _global_conf: dict[str, str], **settings: Any) -> None:
         told.set()
 
     # Before anybody can connect: who sees that it listens may tell it to stop.
-    handlers = [(number, signal.signal(number, stop)) for number in SIGNALS]
+    for number in SIGNALS:
+        signal.signal(number, stop)
     server = create_server(wsgi_app, **settings)
     _start(_exit_when, told, server.task_dispatcher)
     server.print_listen("Serving on http://{}:{}")
-    try:
-        server.run()
-    finally:
-        for number, handler in handlers:
-            signal.signal(number, handler)
+    server.run()
 
 
 def worker_exit(_server: object, worker: Any) -> None:
