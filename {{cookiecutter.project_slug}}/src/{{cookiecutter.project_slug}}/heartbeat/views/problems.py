@@ -30,12 +30,6 @@ def json_reply(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """Return a JSON response that nobody keeps. Its times are ISO 8601."""
-    return Response(
-        body=json.dumps(body, default=datetime.isoformat).encode(),
-        status=status.value,
-        headerlist=[
-            ("Content-Type", content_type),
-            ("Cache-Control", "no-store"),
-            *(headers or {}).items(),
-        ],
-    )
+    every = {"Content-Type": content_type, "Cache-Control": "no-store", **(headers or {})}
+    text = json.dumps(body, default=datetime.isoformat)
+    return Response(text.encode(), status.value, [*every.items()])
