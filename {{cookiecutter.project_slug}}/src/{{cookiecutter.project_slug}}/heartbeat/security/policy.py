@@ -84,15 +84,11 @@ class HeartbeatSecurityPolicy:
             return Allowed("a valid token")
         return Denied("no valid token")
 
-    def remember(
-        self, _request: Request, _userid: str, **_options: object
-    ) -> list[tuple[str, str]]:
-        """Return no headers: a token is sent with each call."""
+    def forget(self, _request: Request, *_userid: str, **_options: object) -> list[tuple[str, str]]:
+        """Return no headers: a token is sent with each call, and there is nothing to forget."""
         return []
 
-    def forget(self, _request: Request, **_options: object) -> list[tuple[str, str]]:
-        """Return no headers: there is nothing to forget."""
-        return []
+    remember = forget
 
 
 def includeme(config: Configurator) -> None:
