@@ -85,10 +85,7 @@ def _server(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     # With one thread, nothing else would be answered while a beat waits.
     yield threads > 1, f"{web}, {own}, database connections: {pool.size()} kept, more when needed"
     if heartbeat.engine.dialect.name == "sqlite":
-        yield (
-            True,
-            "SQLite has one writer at a time: others wait for a flow that has written",
-        )
+        yield True, "SQLite has one writer at a time: others wait for a flow that has written"
 
 
 def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
