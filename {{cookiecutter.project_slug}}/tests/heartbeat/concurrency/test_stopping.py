@@ -214,7 +214,10 @@ def test_an_interrupted_flow_that_goes_on_commits_nothing(
 ) -> None:
     inside, let_go = threading.Event(), threading.Event()
 
+    threads = []
+
     def work(run: Run) -> None:
+        threads.append(threading.current_thread())
         inside.set()
         let_go.wait(SECONDS)
         run.session.add(Note(name=run.flow_name, mark="late", size=1))
@@ -222,7 +225,7 @@ def test_an_interrupted_flow_that_goes_on_commits_nothing(
     app = make_app(work, **{"heartbeat.shutdown_grace": "0s"})
     post(app, status=202, Prefer="wait=0")
     assert inside.wait(SECONDS)
-    [thread] = [thread for thread in threading.enumerate() if "heartbeat-run" in thread.name]
+    [thread] = threads
 
     drain()
     let_go.set()
