@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from logging.handlers import QueueHandler
 from typing import IO, Any, TextIO, cast
 
 from pyramid.config import Configurator
@@ -142,11 +143,8 @@ class _Child:
 
     def kill(self) -> None:
         """Kill the process and all that it started."""
-        if hasattr(os, "killpg"):
-            with suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-        else:
-            self.process.kill()
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
 
     def _talk(self, orders: bytes) -> None:
         """Give the orders, and take the answers until there are no more."""
@@ -227,16 +225,14 @@ def _work(orders: IO[bytes]) -> None:
 def _end_with_parent(orders: int) -> None:
     """Wait until the parent closes its pipe, by its death at the latest, and end at once."""
     os.read(orders, 1)
-    if hasattr(os, "killpg"):
-        os.killpg(0, signal.SIGKILL)
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
-class _Answers(logging.Handler):
-    """Sends the parent what it must know, and all that is logged."""
+class _Answers(QueueHandler):
+    """Sends the parent what it must know, and all that is logged, with each traceback as text."""
 
     def __init__(self, pipe: TextIO) -> None:
-        super().__init__()
+        super().__init__(cast("Any", pipe))  # instead of a queue: `enqueue` alone would need one
         self.pipe = pipe
         self.writing = threading.Lock()
 
@@ -246,10 +242,6 @@ class _Answers(logging.Handler):
         with self.writing:
             print(line, file=self.pipe, flush=True)
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Send a record; its traceback is text by then."""
-        try:
-            text = {"msg": self.format(record), "args": None, "exc_info": None, "exc_text": None}
-            self.tell("log", vars(record) | text | {"stack_info": None})
-        except Exception:  # noqa: BLE001 - as everywhere in logging, a bad call breaks nothing
-            self.handleError(record)
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record."""
+        self.tell("log", vars(record))
