@@ -16,8 +16,8 @@ from .models import AT_ONCE, DataFlow
 from .models.meta import UTCDateTime
 from .redaction import describe_error
 from .registry import FlowDefinition
-from .runs.claim import READ, FlowRow, due_of, window_of
-from .runs.due import IS_DUE, asked_at
+from .runs.claim import READ
+from .runs.due import IS_DUE, FlowRow, asked_at, due_of, window_of
 from .runs.execute import configuration_of
 from .runs.run import Run, RunLog, Window
 from .runs.session import flow_transaction

@@ -100,8 +100,7 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
         # MariaDB's default, REPEATABLE READ, makes healthy runs deadlock at their finish.
         options |= {"isolation_level": "READ COMMITTED"}
     if url.drivername == "postgresql+psycopg":
-        # Statements prepared on a server's connection are missing on the next one that a pooling
-        # proxy hands out.
+        # A pooling proxy hands out connections that lack what was prepared on others.
         options["connect_args"] = {"prepare_threshold": None}
     try:
         # Parameters stay out of error messages, which are stored and logged.
@@ -193,8 +192,7 @@ def _read_at_once(
 ) -> None:
     """Fetch all that a read before the first write finds.
 
-    Left open, it would hold on to what it sees, and the write would fail at once, without waiting,
-    when somebody else has written since.
+    Left open, it would hold on to what it sees, and the write would fail after somebody else's.
     """
     if cursor.description and not _is_writing(connection):
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)
@@ -219,16 +217,13 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
 @contextmanager
 def reading_only(session: Session) -> Iterator[None]:
     """Let the session's transaction, which is to begin with this, write nothing in the block."""
-    connection = session.connection()
-    if connection.dialect.name != "sqlite":
-        connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-        yield
-        return
-    connection.exec_driver_sql("PRAGMA query_only = ON")
+    connection, lite = session.connection(), session.get_bind().dialect.name == "sqlite"
+    connection.exec_driver_sql("PRAGMA query_only = ON" if lite else "SET TRANSACTION READ ONLY")
     try:
         yield
-    finally:  # it goes back to the pool
-        connection.exec_driver_sql("PRAGMA query_only = OFF")
+    finally:
+        if lite:  # the connection goes back to the pool
+            connection.exec_driver_sql("PRAGMA query_only = OFF")
 
 
 def open_transaction(connection: Connection) -> tuple[int, str] | None:

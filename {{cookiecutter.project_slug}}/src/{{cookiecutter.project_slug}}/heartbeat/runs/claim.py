@@ -9,17 +9,16 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Text, bindparam, cast, insert, select, update
+from sqlalchemy import ColumnElement, Text, bindparam, cast, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import DeclarationError
-from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..schedules.every import Due, anchored_anew, is_ahead
-from ..schedules.rule import due, slot_before
-from .due import IS_AHEAD, IS_DUE, IS_PENDING, asked_at, free_of
+from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
+from ..schedules.every import anchored_anew, is_ahead
+from .due import IS_AHEAD, IS_DUE, IS_PENDING, FlowRow, asked_at, due_of, free_of, window_of
 from .run import ClaimedRun
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
@@ -31,7 +30,6 @@ READ = (
     cast(DataFlow.configuration, Text).label("configuration"),
 )
 NO_ANSWERS: Mapping[int, bool] = {}
-FlowRow = Row[*tuple[Any, ...]]
 # The index of the last column yields the rows in order, and no others are locked.
 _LOCK_DUE = select(*READ).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
@@ -186,13 +184,6 @@ def _move_on(
     return runs
 
 
-def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:
-    """Return which slot of a flow is due at `now`: see `schedules/rule.py`."""
-    rule = heartbeat.flows[flow.handler].rule_of(flow)
-    begin = now if flow.next_run_at == AT_ONCE else flow.next_run_at
-    return due(rule, begin, now, first=flow.last_slot_at is None)
-
-
 def _change(session: Session, now: datetime, changes: Sequence[dict[str, object]]) -> None:
     if changes:
         session.execute(_CHANGE_FLOW, [{"updated_at": now, **change} for change in changes])
@@ -252,21 +243,6 @@ def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
     return ClaimedRun(
         flow_name=flow.name, handler=flow.handler, configuration=flow.configuration, **columns
     )
-
-
-def window_of(
-    heartbeat: Heartbeat, flow: FlowRow, slot: datetime | None, now: datetime
-) -> tuple[datetime, datetime]:
-    """Return from where to where a run that is claimed `now` works.
-
-    It begins where the last successful one ended, so that windows meet whatever failed between;
-    the first one begins an interval, or a slot of cron, before its own. It ends at the slot, or now
-    where that is earlier; never before it begins.
-    """
-    end = min(slot or now, now)
-    known = heartbeat.flows[flow.handler]
-    start = flow.window_starts_at or slot_before(known.rule_of(flow), end)
-    return start, max(start, end)
 
 
 def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:

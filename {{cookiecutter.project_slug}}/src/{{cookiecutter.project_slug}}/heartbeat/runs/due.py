@@ -7,14 +7,18 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, bindparam, func, or_, select, true
+from sqlalchemy import ColumnElement, Row, bindparam, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
+from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger
 from ..models.data_flow import AHEAD, SOON
 from ..models.meta import UTCDateTime
+from ..schedules.every import Due
+from ..schedules.rule import due, slot_before
 
+# What a claim reads of a flow.
+FlowRow = Row[*tuple[Any, ...]]
 _NOW, _SOON, _AHEAD = (bindparam(name, type_=UTCDateTime()) for name in ("now", "soon", "ahead"))
 _IS_KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
 
@@ -76,3 +80,25 @@ def look(
     """Return what there is to do at `now`: all that a beat asks when there is nothing."""
     statement = select(_COUNT_DUE.where(*free).scalar_subquery(), *_REST) if free else _LOOK
     return Look(*session.connection().execute(statement, asked_at(now, handlers)).one())
+
+
+def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:
+    """Return which slot of a flow is due at `now`: see `schedules/rule.py`."""
+    rule = heartbeat.flows[flow.handler].rule_of(flow)
+    begin = now if flow.next_run_at == AT_ONCE else flow.next_run_at
+    return due(rule, begin, now, first=flow.last_slot_at is None)
+
+
+def window_of(
+    heartbeat: Heartbeat, flow: FlowRow, slot: datetime | None, now: datetime
+) -> tuple[datetime, datetime]:
+    """Return from where to where a run that is claimed `now` works.
+
+    It begins where the last successful one ended, so that windows meet whatever failed between;
+    the first one begins an interval, or a slot of cron, before its own. It ends at the slot, or now
+    where that is earlier; never before it begins.
+    """
+    end = min(slot or now, now)
+    known = heartbeat.flows[flow.handler]
+    start = flow.window_starts_at or slot_before(known.rule_of(flow), end)
+    return start, max(start, end)
