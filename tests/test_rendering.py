@@ -26,8 +26,9 @@ DATABASES = ("sqlite", "postgresql", "mysql")
 SLUGS = ("x", "data_flows", "long_name_" * 4 + "long_names")
 
 ENGINE = PROJECT / "src" / PROJECT.name / "heartbeat"
-CORE_LINES = 2_000
-ALL_LINES = 4_000
+# More than was planned: see docs/decisions/0009. They may only fall.
+CORE_LINES = 2_250
+ALL_LINES = 4_550
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15
 
