@@ -11,16 +11,17 @@ if TYPE_CHECKING:
 
 ENDS, CLAIMS = "runs/execute.py", "runs/claim.py"
 TABLES = "migrations/versions/0001_create_the_heartbeat_tables.py"
-# What is taken out of the engine: in a file, all that a pattern of whole lines matches.
+# What is taken out of the engine: in a file, all that a pattern matches.
 FAULTS = {
     # A run's end is written whoever has taken the run over meanwhile.
     "guard": (
-        (ENDS, r" +DataFlowRun\.status == RunStatus\.IN_PROGRESS\.value,\n"),
-        (ENDS, r" +DataFlowRun\.claim_id == run\.claim_id,\n"),
+        (ENDS, r" +_RUN\.c\.status == RunStatus\.IN_PROGRESS\.value,\n"),
+        (ENDS, r" +_RUN\.c\.claim_id\.is_not_distinct_from\(.*\),\n"),
+        (ENDS, r', "claim": run\.claim_id'),
     ),
     # Claims look for what is due without a lock, and the database takes a slot twice.
     "lock": (
-        (CLAIMS, r" +\.with_for_update\(skip_locked=True\)\n"),
+        (CLAIMS, r"\.with_for_update\(skip_locked=True\)"),
         (CLAIMS, r" +begin_writing\(session\)\n"),
         (TABLES, r" +sa\.UniqueConstraint\(\n +\"data_flow_id\",\n(?: +.*\n){3} +\),\n"),
         (TABLES, r" +sa\.UniqueConstraint\(\"data_flow_id\", \"active\", .*\),\n"),
