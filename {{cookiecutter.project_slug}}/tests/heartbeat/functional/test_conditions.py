@@ -317,6 +317,26 @@ def test_a_condition_of_what_is_not_due_is_not_asked(
     assert (before, asked) == ([], ["load"])
 
 
+def test_a_flow_that_comes_to_be_due_while_others_are_asked_is_asked_too(
+    make_app: MakeApp, post: Post, clock: FakeClock
+) -> None:
+    def slowly(_run: Run) -> bool:
+        clock.advance(300)
+        return True
+
+    # Due at once, while the first is asked, and while the second is.
+    flows = (
+        (load, {"when": slowly}),
+        (transform, {"start": "next", "when": slowly}),
+        (extract, {"every": "10m", "start": "next", "when": lambda _run: "not now"}),
+    )
+    app = make_app(*flows, **{"heartbeat.wait": "1h"})
+    post(app)
+
+    assert set(order(app)) == {"load", "transform"}
+    assert row(app, "extract").held_because == "not now"
+
+
 def test_a_condition_that_takes_long_is_told_in_the_log(
     make_app: MakeApp, post: Post, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
