@@ -175,7 +175,7 @@ def install(folder: Path) -> Project:
     rendered = render(folder)
     (rendered / "src" / "data_flows" / "flows" / "benchmarks.py").write_text(FLOWS)
     (rendered / "src" / "data_flows" / "flows" / "import_csv.py").unlink()
-    make_environment(rendered, "-c", "constraints.txt", "-e", ".[throttle]", *DRIVERS)
+    make_environment(rendered, "-c", "constraints.txt", "-e", ".[production]", *DRIVERS)
     return Project(rendered)
 
 

@@ -91,7 +91,7 @@ def install(folder: Path) -> Project:
     rendered = render_into(folder, make_config(folder))
     make = ["uv", "venv", "--quiet", "--python", sys.executable, ".venv"]
     fill = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python"]
-    packages = ["--editable", ".[throttle]", "--constraint", "constraints.txt", *DRIVERS]
+    packages = ["--editable", ".[production]", "--constraint", "constraints.txt", *DRIVERS]
     for command in (make, [*fill, *packages]):
         subprocess.run(command, cwd=rendered, env=environment, check=True)
     return Project(rendered, environment)
