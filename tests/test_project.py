@@ -30,7 +30,7 @@ PYTEST = (".venv/bin/python", "-m", "pytest", "-q", "-ra")
 SHARES = pytest.mark.xdist_group("shared")
 
 # How long the longest of all may take: the tests of a rendered project, on a busy machine.
-PATIENCE_SECONDS = 900.0
+PATIENCE_SECONDS = 2_400.0
 
 SERVING = re.compile(r"(?:Serving on|Listening at:) http://127\.0\.0\.1:(\d+)")
 AIRPORTS = 28_000
