@@ -5,6 +5,7 @@ lock of its flow.
 """
 
 import uuid
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -30,20 +31,22 @@ READ = (
     cast(DataFlow.configuration, Text).label("configuration"),
 )
 NO_ANSWERS: Mapping[int, bool] = {}
+# Nearly always no run is pending: that is asked along with what is due, and without the flows.
+_ANY_PENDING = select(DataFlowRun.id).where(IS_PENDING[0]).exists().label("any_pending")
 # The index of the last column yields the rows in order, and no others are locked.
-_LOCK_DUE = select(*READ).where(*IS_DUE).order_by(DataFlow.next_run_at)
+_LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
-# Nearly always there is none: this is asked without the flows, at a third of the price.
-_IS_ANY_PENDING = select(DataFlowRun.id).where(IS_PENDING[0]).limit(1)
 _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("most"))
 _FIND_ACTIVE = select(DataFlowRun.data_flow_id, DataFlowRun.id).where(
     DataFlowRun.data_flow_id.in_(bindparam("flows", expanding=True)), DataFlowRun.active == 1
 )
-# Many rows by one call, each with values of its own. On the tables: see `execute.py`.
+# On the tables: see `execute.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _INSERT_RUN = insert(_RUN).returning(_RUN.c.data_flow_id, _RUN.c.id)
-_CHANGE_FLOW = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
+# So many rows at a time: psycopg reads a statement of more than 50 parameters anew at each use.
+_INSERT_RUN = _INSERT_RUN.execution_options(insertmanyvalues_page_size=3)
+_CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
 _CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
 # What a process keeps of a run that it has claimed.
 _KEPT = (
@@ -69,13 +72,14 @@ def claim(
     IntegrityError where the database refuses a run: done again `singly`, that flow is passed over.
     """
     begin_writing(session)
-    runs = _find_pending(session, heartbeat, most)
-    if len(runs) == most:
-        return runs
     free, known = free_of(heartbeat, answers), heartbeat.flows
     statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
-    asked = asked_at(heartbeat.clock.now(), known) | {"most": most - len(runs)}
-    flows = session.connection().execute(statement, asked).all()
+    asked = asked_at(heartbeat.clock.now(), known) | {"most": most}
+    flows, runs = session.connection().execute(statement, asked).all(), list[ClaimedRun]()
+    if not flows or flows[0].any_pending:
+        waiting = session.connection().scalars(_FIND_PENDING, asked).all()
+        runs = take_pending(session, heartbeat, waiting)
+        flows = flows[: most - len(runs)]
     # Read when the rows are ours: others may have run them while this process stood still.
     now = heartbeat.clock.now()
     # One that came to be due since conditions were asked is asked first.
@@ -100,17 +104,7 @@ def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
         # Asked again: this process may have stood still, and others have claimed meanwhile.
         if flow.run_interval and flow.last_slot_at and is_ahead(flow.last_slot_at, now):
             anchor = anchored_anew(flow.last_slot_at, flow.run_interval, now)
-            _change(
-                session, now, [{"flow": flow.id, "next_run_at": anchor, "last_slot_at": anchor}]
-            )
-
-
-def _find_pending(session: Session, heartbeat: Heartbeat, most: int) -> list[ClaimedRun]:
-    if session.connection().scalar(_IS_ANY_PENDING) is None:
-        return []
-    asked = asked_at(heartbeat.clock.now(), heartbeat.flows)
-    waiting = session.connection().scalars(_FIND_PENDING, asked | {"most": most}).all()
-    return take_pending(session, heartbeat, waiting)
+            _change(session, now, {flow.id: {"next_run_at": anchor, "last_slot_at": anchor}})
 
 
 def take_pending(
@@ -165,28 +159,32 @@ def _move_on(
     session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
 ) -> list[tuple[FlowRow, dict[str, object]]]:
     """Set the next slot of flows, and return what is due of each. A first claim sets its grid."""
-    runs, changes = list[tuple[FlowRow, dict[str, object]]](), list[dict[str, object]]()
+    runs, changes = list[tuple[FlowRow, dict[str, object]]](), dict[int, dict[str, object]]()
     for flow in flows:
         try:
             found = due_of(heartbeat, flow, now)
         except DeclarationError as error:  # somebody has changed the row by hand
-            change = {"flow": flow.id, "enabled": False, "disabled_reason": str(error)}
-            _change(session, now, [change])
+            changes[flow.id] = {"enabled": False, "disabled_reason": str(error)}
             continue
         slot, missed = found.slot, flow.skipped_slots + found.missed_slots
         slots = {"next_run_at": found.next_slot, "last_slot_at": slot or flow.last_slot_at}
         starts = window_of(heartbeat, flow, slot, now)[0] if slot else flow.window_starts_at
         slots |= {"window_starts_at": starts, "skipped_slots": 0 if slot else missed}
-        changes.append({"flow": flow.id, **slots})
+        changes[flow.id] = slots
         if slot:
             runs.append((flow, {"scheduled_for": slot, "missed_slots": missed}))
     _change(session, now, changes)
     return runs
 
 
-def _change(session: Session, now: datetime, changes: Sequence[dict[str, object]]) -> None:
-    if changes:
-        session.execute(_CHANGE_FLOW, [{"updated_at": now, **change} for change in changes])
+def _change(session: Session, now: datetime, changes: Mapping[int, dict[str, object]]) -> None:
+    """Write changes of flows, by id: by one statement for all that change alike."""
+    alike = defaultdict[tuple[tuple[str, object], ...], list[int]](list)
+    for flow_id, change in changes.items():
+        alike[(*change.items(),)].append(flow_id)
+    for items, flows in alike.items():
+        values = {"flows": flows, "updated_at": now, **dict(items)}
+        session.connection().execute(_CHANGE_FLOWS, values)
 
 
 def _insert(
@@ -248,8 +246,7 @@ def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
 def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
     """Let the flow's windows start with this run if it is the first: it may fail."""
     if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
-        change = {"flow": flow.id, "window_starts_at": run.window_start}
-        _change(session, run.started_at, [change])
+        _change(session, run.started_at, {flow.id: {"window_starts_at": run.window_start}})
 
 
 def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -> Sequence[FlowRow]:

@@ -7,13 +7,15 @@ of the run is guarded by its status and claim: if somebody took the run over, al
 import json
 import logging
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, select, update
+from sqlalchemy import ColumnElement, Update, bindparam, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
+from ..db import may_chain_writes
 from ..errors import (
     ClaimLostError,
     ConfigurationError,
@@ -30,17 +32,9 @@ from .session import FlowSession, flow_transaction
 
 log = logging.getLogger(__name__)
 
-# Each run writes its end by these: built once, and on the tables, since the ORM's way takes half of
-# a short run's time. The session must count as changed already, as those of the engine do.
+# On the tables, since the ORM's way takes half of a short run's time. The session must count as
+# changed already, as those of the engine do.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-_END_OF_FLOW = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
-_FAILURE_OF_FLOW = _END_OF_FLOW.values(failures_in_a_row=_FLOW.c.failures_in_a_row + 1)
-_END_OF_RUN = update(_RUN).where(
-    _RUN.c.id == bindparam("run"),
-    _RUN.c.status == RunStatus.IN_PROGRESS.value,
-    # True for two NULLs, too: a run that was put into progress by hand has no claim.
-    _RUN.c.claim_id.is_not_distinct_from(bindparam("claim")),
-)
 
 
 def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
@@ -101,22 +95,54 @@ def finish(
     """
     # The wall clock may have stepped back meanwhile; the database checks the order.
     ended_at = max(now, run.started_at or now)
-    end: dict[str, object] = {"updated_at": ended_at, "last_run_at": ended_at}
-    end["last_run_status"] = status.value
+    flow: dict[str, object] = {"updated_at": ended_at, "last_run_at": ended_at}
+    flow["last_run_status"] = status.value
     if status == RunStatus.SUCCESS:
-        end["last_success_at"] = ended_at
+        flow["last_success_at"] = ended_at
         if run.trigger != Trigger.BACKFILL:
-            end["window_starts_at"] = run.window_end
-            end |= {"last_success_started_at": run.started_at, "failures_in_a_row": 0}
-    fails = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
+            flow["window_starts_at"] = run.window_end
+            flow |= {"last_success_started_at": run.started_at, "failures_in_a_row": 0}
+    counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
+    values |= {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
     connection = session.connection()
-    end_of_flow = _FAILURE_OF_FLOW if fails else _END_OF_FLOW
-    connection.execute(end_of_flow, {"flow": run.data_flow_id, **end})
-    statement = _END_OF_RUN.where(*guards) if guards else _END_OF_RUN
-    end = {"updated_at": ended_at, "ended_at": ended_at, "status": status.value, **values}
-    ours = {"run": run.id, "claim": run.claim_id}
-    if connection.execute(statement, ours | end).rowcount != 1:
+    *before, statement = _end(
+        (*flow,), (*values,), counted=counted, chained=may_chain_writes(connection)
+    )
+    written = {f"flow_{column}": value for column, value in flow.items()}
+    written |= {f"run_{column}": value for column, value in values.items()}
+    written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id}
+    if guards:
+        statement = statement.where(*guards)
+    for first in before:
+        connection.execute(first, written)
+    if connection.execute(statement, written).rowcount != 1:
         raise ClaimLostError(run.id)
+
+
+@cache
+def _end(
+    flow_columns: tuple[str, ...], run_columns: tuple[str, ...], *, counted: bool, chained: bool
+) -> tuple[Update, ...]:
+    """Build what writes these columns at a run's end, the flow's first: once, not for each run.
+
+    counted: as a failure of the flow. chained: in one statement, which saves a way to the server.
+    """
+    flow = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
+    flow = flow.values({column: bindparam(f"flow_{column}") for column in flow_columns})
+    if counted:
+        flow = flow.values(failures_in_a_row=_FLOW.c.failures_in_a_row + 1)
+    run = update(_RUN).where(
+        _RUN.c.id == bindparam("run"),
+        _RUN.c.status == RunStatus.IN_PROGRESS.value,
+        # True for two NULLs, too: a run that was put into progress by hand has no claim.
+        _RUN.c.claim_id.is_not_distinct_from(bindparam("claim")),
+    )
+    run = run.values({column: bindparam(f"run_{column}") for column in run_columns})
+    if not chained:
+        return flow, run
+    # The run's row is found by what the flow's update returns, so it is locked after that one.
+    ended = flow.returning(_FLOW.c.id).cte("ended")
+    return (run.where(_RUN.c.data_flow_id == ended.c.id),)
 
 
 def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: RunLog) -> object:

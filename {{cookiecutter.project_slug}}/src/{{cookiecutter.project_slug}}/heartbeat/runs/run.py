@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from ..redaction import redact
 
 LONGEST_LOG = 10_000
+_LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class RunLog(logging.Handler):
 
     def __init__(self, flow_name: str) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.setFormatter(_LINE)
         self._lines: list[str] = []
         self._length = 0
         self._dropped = 0
