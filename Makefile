@@ -23,11 +23,11 @@ DATABASE = sqlite
 CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE)
 BENCH = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers '$(PEERS)')
 
-.PHONY: help setup demo test-fast test test-all chaos storm bench sure format manifest
+.PHONY: help setup demo test-fast test test-servers test-all chaos storm bench sure format manifest
 .DEFAULT_GOAL := help
 
 help: ## List these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: .venv/installed ## Make .venv with the tools
 
@@ -39,6 +39,9 @@ test-fast: .venv/installed ## Answers, hooks and rendering, nothing installed: u
 
 test: .venv/installed ## What a change can break in every rendering: under 10 minutes
 	$(PYTEST) $(TWO) -m 'not slow'
+
+test-servers: .venv/installed ## All tests of a rendered project on PostgreSQL and MariaDB
+	$(PYTEST) $(TWO) -k test_all_its_tests_pass_on_that_server
 
 test-all: .venv/installed ## Everything: the matrix, updates and chaos too
 	$(PYTEST) $(TWO)

@@ -262,6 +262,7 @@ def test_a_child_that_is_deaf_to_sigterm_is_killed(project: Project) -> None:
     assert result.status == 128 + signal.SIGTERM
 
 
+@pytest.mark.install
 def test_without_uv_venv_and_pip_do_it_and_an_environment_without_pip_goes(
     project: Project,
 ) -> None:

@@ -32,6 +32,13 @@ SHARES = pytest.mark.xdist_group("shared")
 # How long the longest of all may take: the tests of a rendered project, on a busy machine.
 PATIENCE_SECONDS = 2_400.0
 
+# The engine's tests of what servers do each in its own way: locks, transactions, times, guards.
+OF_SERVERS = (
+    *("concurrency", "migrations", "functional/test_clocks_are_set.py", "functional/test_costs.py"),
+    *("functional/test_databases.py", "functional/test_fencing.py", "functional/test_promises.py"),
+    *("functional/test_transactions.py", "unit/test_claim.py", "unit/test_db.py"),
+    *("unit/test_models.py", "unit/test_reap.py"),
+)
 SERVING = re.compile(r"(?:Serving on|Listening at:) http://127\.0\.0\.1:(\d+)")
 AIRPORTS = 28_000
 
@@ -605,7 +612,14 @@ def test_setup_makes_the_database_and_a_beat_runs_on_it(database: Database) -> N
     project.done(".venv/bin/heartbeat", "check")
 
 
-def test_its_own_tests_pass_on_that_server_and_none_is_skipped(database: Database) -> None:
+def test_what_a_server_does_in_its_own_way_passes_its_tests(database: Database) -> None:
+    files = [f"tests/heartbeat/{name}" for name in OF_SERVERS]
+    output = database.project.done(*PYTEST, *files, TEST_DATABASE_URL=database.server)
+    all_ran(output)
+
+
+@pytest.mark.slow
+def test_all_its_tests_pass_on_that_server_and_none_is_skipped(database: Database) -> None:
     database.project.run_tests(TEST_DATABASE_URL=database.server)
 
 
