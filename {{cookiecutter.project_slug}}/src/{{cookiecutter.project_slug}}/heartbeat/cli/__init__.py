@@ -11,8 +11,10 @@ from .application import Commands
 from .beat import beat
 from .database import migrate
 
+_CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+
+@click.group(cls=Commands, context_settings=_CONTEXT)
 def main() -> None:
     """Run data flows and see what became of them."""
 

@@ -1,9 +1,10 @@
 """What the commands share: reading the .ini file, and errors of one clear line."""
 
 import configparser
+import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..core import Heartbeat
 from ..errors import DataFlowError
 from ..migrations import require_current
 from ..redaction import redact
+from ..runs.register import register
 
 
 class Commands(click.Group):
@@ -44,7 +46,6 @@ config_option = click.option(
     "-c",
     "--config",
     default="development.ini",
-    show_default=True,
     metavar="FILE",
     callback=_require_file,
     help="The application's .ini file.",
@@ -72,10 +73,27 @@ def application(config: str) -> Iterator[Heartbeat]:
             heartbeat.engine.dispose()
 
 
+def command(work: Callable[..., None]) -> click.Command:
+    """Turn `work` into a command: it is given the heartbeat of the application that -c names.
+
+    What needs no database, or must not write to it, calls `application` itself.
+    """
+
+    @click.command()
+    @config_option
+    @functools.wraps(work)
+    def called(config: str, **given: Any) -> None:
+        with application(config) as heartbeat:
+            register(heartbeat)
+            work(heartbeat, **given)
+
+    return called
+
+
 def show(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
     """Print rows as a table for people, or as JSON with all members for programs."""
     if as_json:
-        click.echo(json.dumps(rows, default=_as_text, indent=2))
+        click.echo(json.dumps(rows, default=datetime.isoformat, indent=2))
         return
     if not rows:
         click.echo(f"no {title}")
@@ -91,7 +109,3 @@ def _cell(value: object) -> str:
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M:%S}"
     return "" if value is None else str(value)
-
-
-def _as_text(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -14,40 +14,34 @@ from ..models import DataFlowRun, RunStatus, Trigger
 from ..operations import ask_for_run, lock_flow, rule_of
 from ..runs.claim import take_pending
 from ..runs.execute import execute
-from ..runs.register import register
 from ..runs.run import ClaimedRun, Window
 from ..schedules.between import read_zone
 from ..schedules.rule import Rule, next_after
-from .application import application, config_option
+from .application import command
 
 # How often a run that is under way is asked whether it has ended, in seconds.
 PAUSE = 1.0
 
 
-@click.command()
-@config_option
+@command
 @click.argument("name")
 @click.option("--from", "since", type=datetime.fromisoformat, required=True, help="In ISO 8601.")
 @click.option("--to", "until", type=datetime.fromisoformat, required=True, help="In ISO 8601.")
-def backfill(config: str, name: str, since: datetime, until: datetime) -> None:
+def backfill(heartbeat: Heartbeat, name: str, since: datetime, until: datetime) -> None:
     """Run the flow NAME for each of its intervals in a span of the past, oldest first.
 
     Times without a zone are in the flow's. Its schedule stays as it is, and waits meanwhile. This
     stops with a window that fails; called again, it goes on with what has not succeeded.
     """
-    with application(config) as heartbeat:
-        register(heartbeat)
-        rule = heartbeat.transact(lambda session: rule_of(heartbeat, lock_flow(session, name)))
-        zone = read_zone(rule.timezone)
-        start, end = (at.replace(tzinfo=at.tzinfo or zone).astimezone(UTC) for at in (since, until))
-        if not start < end <= heartbeat.clock.now():
-            raise InputError({"--to": ["must lie after --from, and not in the future"]})
-        windows, done = [*_windows(rule, start, end)], 0
-        with Progress(console=Console(stderr=True)) as progress:
-            task = progress.add_task(name, total=len(windows))
-            for window in windows:
-                done += _backfill(heartbeat, name, window)
-                progress.advance(task)
+    rule = heartbeat.transact(lambda session: rule_of(heartbeat, lock_flow(session, name)))
+    zone = read_zone(rule.timezone)
+    start, end = (at.replace(tzinfo=at.tzinfo or zone).astimezone(UTC) for at in (since, until))
+    if not start < end <= heartbeat.clock.now():
+        raise InputError({"--to": ["must lie after --from, and not in the future"]})
+    windows, done = [*_windows(rule, start, end)], 0
+    with Progress(console=Console(stderr=True)) as progress:
+        for window in progress.track(windows, description=name):
+            done += _backfill(heartbeat, name, window)
     click.echo(f"{name}: {done} windows run, {len(windows) - done} had succeeded before")
 
 

@@ -1,22 +1,19 @@
 """The command that beats from a shell."""
 
-import click
-
+from ..core import Heartbeat
 from ..runs.beat import run_beat
 from ..views.beat import reply
-from .application import application, config_option, json_option, show
+from .application import command, json_option, show
 
 
-@click.command()
-@config_option
+@command
 @json_option
-def beat(config: str, *, as_json: bool) -> None:
+def beat(heartbeat: Heartbeat, *, as_json: bool) -> None:
     """Run all flows that are due, in this process, and wait for them.
 
     The exit code is 1 if a run failed.
     """
-    with application(config) as heartbeat:
-        report = run_beat(heartbeat, "command line", wait=None)
+    report = run_beat(heartbeat, "command line", wait=None)
     show("beat", [reply(report)] if as_json else [report.counts()], as_json=as_json)
     if report.flows_failed:
         raise SystemExit(1)

@@ -11,27 +11,23 @@ from sqlalchemy.orm import Session
 
 from .. import operations
 from ..core import Heartbeat
-from ..runs.register import register
 from ..schedules.between import read_zone
 from ..why import describe
-from .application import application, config_option, json_option, show
+from .application import command, json_option, show
 
 
-def on_flow(step: Callable[..., str]) -> Callable[..., None]:
+def on_flow(step: Callable[..., str]) -> click.Command:
     """Turn a step of bookkeeping on the flow NAME into a command that prints what it returns."""
 
-    @config_option
+    @command
     @click.argument("name")
     @functools.wraps(step)
-    def called(config: str, **options: Any) -> None:
-        with application(config) as heartbeat:
-            register(heartbeat)
-            click.echo(heartbeat.transact(lambda session: step(session, heartbeat, **options)))
+    def called(heartbeat: Heartbeat, **options: Any) -> None:
+        click.echo(heartbeat.transact(lambda session: step(session, heartbeat, **options)))
 
     return called
 
 
-@click.command()
 @on_flow
 @click.option("--handler", required=True, help="Which flow of the code it calls.")
 @click.option("--every", help='How often, such as "10m".')
@@ -47,7 +43,6 @@ def add(session: Session, heartbeat: Heartbeat, pairs: tuple[str, ...], **option
     return f"added {options['name']}"
 
 
-@click.command()
 @on_flow
 @click.argument("new")
 def rename(session: Session, heartbeat: Heartbeat, name: str, new: str) -> str:
@@ -56,7 +51,6 @@ def rename(session: Session, heartbeat: Heartbeat, name: str, new: str) -> str:
     return f"{name} is called {new} now{_comes_back(heartbeat, name)}"
 
 
-@click.command()
 @on_flow
 def remove(session: Session, heartbeat: Heartbeat, name: str) -> str:
     """Remove the flow NAME and its history.
@@ -68,24 +62,21 @@ def remove(session: Session, heartbeat: Heartbeat, name: str) -> str:
     return f"removed {name} and its {runs} runs{_comes_back(heartbeat, name)}"
 
 
-@click.command()
 @on_flow
 def reset(session: Session, heartbeat: Heartbeat, name: str) -> str:
     """Let the schedule that the code declares hold again for the flow NAME."""
     return f"{name} runs {operations.reset(session, heartbeat, name).declared_schedule} again"
 
 
-@click.command()
 @on_flow
-@click.option("--reason", default="", help="Why, for those who come later.")
-def pause(session: Session, heartbeat: Heartbeat, name: str, reason: str) -> str:
+@click.option("--reason", help="Why, for those who come later.")
+def pause(session: Session, heartbeat: Heartbeat, name: str, reason: str | None) -> str:
     """Disable the flow NAME: it is due no more. A run that waits is ended as cancelled."""
-    by = f"paused from the command line: {reason}".removesuffix(": ")
+    by = "paused from the command line" + (f": {reason}" if reason else "")
     operations.change(session, heartbeat, name, {"enabled": False}, by)
     return f"{name} is disabled"
 
 
-@click.command()
 @on_flow
 def resume(session: Session, heartbeat: Heartbeat, name: str) -> str:
     """Enable the flow NAME. However long it was disabled, it runs once for that at most."""
@@ -93,16 +84,13 @@ def resume(session: Session, heartbeat: Heartbeat, name: str) -> str:
     return f"{name} is enabled"
 
 
-@click.command()
-@config_option
+@command
 @json_option
 @click.argument("name")
-def why(config: str, name: str, *, as_json: bool) -> None:
+def why(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
     """Say what the flow NAME does next and when, or what stands in its way."""
-    with application(config) as heartbeat:
-        register(heartbeat)
-        with heartbeat.session() as session:
-            [flow] = describe(heartbeat, session, name)
+    with heartbeat.session() as session:
+        [flow] = describe(heartbeat, session, name)
     if as_json:
         show(name, [{key: flow[key] for key in ("name", "why", "next_slots")}], as_json=True)
         return

@@ -2,24 +2,23 @@
 
 import click
 
+from ..core import Heartbeat
 from ..pruning import Walk
 from ..pruning import prune as prune_step
-from .application import application, config_option, json_option, show
+from .application import command, json_option, show
 
 
-@click.command()
-@config_option
+@command
 @json_option
-def prune(config: str, *, as_json: bool) -> None:
+def prune(heartbeat: Heartbeat, *, as_json: bool) -> None:
     """Remove the runs and beats that are older than heartbeat.keep_days.
 
     Each flow's last heartbeat.keep_runs successes and as many failures stay. Beats do the same, a
     few hundred rows each.
     """
     walk = Walk()
-    with application(config) as heartbeat:
-        while walk.more:
-            walk = prune_step(heartbeat, walk, wait=True)
+    while walk.more:
+        walk = prune_step(heartbeat, walk, wait=True)
     if as_json:
         show("removed", [{"runs": walk.runs, "beats": walk.beats}], as_json=True)
     else:

@@ -5,31 +5,26 @@ from typing import Any
 import click
 from sqlalchemy import select
 
+from ..core import Heartbeat
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus
 from ..operations import claim_by_hand
 from ..runs.execute import execute
-from ..runs.register import register
 from ..views.beat import members
-from .application import application, config_option, json_option, show
+from .application import command, json_option, show
 
 # As text: of an enumeration's members click would take the names, in capitals.
 STATUSES = [status.value for status in RunStatus]
 
 
-@click.command()
-@config_option
+@command
 @json_option
 @click.option("--flow", "name", help="Only the runs of this flow.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only the runs in this status.")
-@click.option(
-    "--limit",
-    type=click.IntRange(min=1),
-    default=20,
-    show_default=True,
-    help="How many, newest first.",
-)
-def runs(config: str, name: str | None, status: str | None, limit: int, *, as_json: bool) -> None:
+@click.option("--limit", type=click.IntRange(min=1), default=20, help="How many, newest first.")
+def runs(
+    heartbeat: Heartbeat, name: str | None, status: str | None, limit: int, *, as_json: bool
+) -> None:
     """Show the history of runs, newest first."""
     statement = (
         select(DataFlow.name, *DataFlowRun.__table__.columns)
@@ -39,7 +34,7 @@ def runs(config: str, name: str | None, status: str | None, limit: int, *, as_js
     )
     if status:
         statement = statement.where(DataFlowRun.status == status)
-    with application(config) as heartbeat, heartbeat.session() as session:
+    with heartbeat.session() as session:
         if name is not None:
             if not session.scalars(select(DataFlow.id).where(DataFlow.name == name)).all():
                 raise UnknownFlowError(name)
@@ -48,23 +43,19 @@ def runs(config: str, name: str | None, status: str | None, limit: int, *, as_js
     show("runs", found if as_json else [_as_line(row) for row in found], as_json=as_json)
 
 
-@click.command()
-@config_option
+@command
 @json_option
 @click.argument("name")
-def run(config: str, name: str, *, as_json: bool) -> None:
+def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
     """Run the flow NAME now, in this process. Its schedule stays as it is.
 
     The exit code is 1 if the run failed.
     """
-    with application(config) as heartbeat:
-        register(heartbeat)
-        with heartbeat.session() as session:
-            claimed = claim_by_hand(session, heartbeat, name)
-        status = execute(heartbeat, claimed)
-        with heartbeat.session() as session:
-            row = session.get_one(DataFlowRun, claimed.id)
-            told = {**members(row, name), "result": row.result}
+    claimed = heartbeat.transact(lambda session: claim_by_hand(session, heartbeat, name))
+    status = execute(heartbeat, claimed)
+    with heartbeat.session() as session:
+        row = session.get_one(DataFlowRun, claimed.id)
+        told = {**members(row, name), "result": row.result}
     show("run", [told], as_json=as_json)
     if status is not RunStatus.SUCCESS:
         raise SystemExit(1)

@@ -7,17 +7,10 @@ from pathlib import Path
 
 import click
 
+from ..core import Heartbeat
 from ..errors import DataFlowError
-from ..security.token import Token, read_tokens
+from ..security.token import Token, Tokens, tokens_in
 from .application import application, config_option, json_option, show
-
-role_option = click.option(
-    "--role",
-    type=click.Choice(["beat", "operator"]),
-    default="beat",
-    show_default=True,
-    help="Whose tokens: the scheduler's, which may only beat, or the operators'.",
-)
 
 
 @click.group()
@@ -30,78 +23,75 @@ def token() -> None:
 @json_option
 def list_tokens(config: str, *, as_json: bool) -> None:
     """List the tokens by role, name and fingerprint."""
+    rows = []
     with application(config) as heartbeat:
-        rows = [
-            {
-                "role": role,
-                "fingerprint": each.fingerprint,
-                "name": each.name,
-                "where": "environment or .ini file" if each.secret == tokens.value else tokens.file,
-            }
-            for role, tokens in (
-                ("beat", heartbeat.tokens),
-                ("operator", heartbeat.operator_tokens),
-            )
-            for each in tokens.all()
-        ]
+        for role, tokens in _by_role(heartbeat).items():
+            for each in tokens.all():
+                row = {"role": role, "fingerprint": each.fingerprint, "name": each.name}
+                of_file = each.secret != tokens.value
+                where = str(tokens.file) if of_file else "environment or .ini file"
+                rows.append({**row, "where": where})
     show("tokens", rows, as_json=as_json)
 
 
 @token.command()
 @config_option
-@role_option
-@click.option("--name", default="", help="What the new token goes by in the history.")
+@click.option(
+    "--role",
+    type=click.Choice(["beat", "operator"]),
+    default="beat",
+    help="Whose tokens: the scheduler's, which may only beat, or the operators'.",
+)
+@click.option("--name", help="What the new token goes by in the history.")
 @click.option("--remove", metavar="FINGERPRINT", help="Remove this token instead of making one.")
-def rotate(config: str, role: str, name: str, remove: str | None) -> None:
+def rotate(config: str, role: str, name: str | None, remove: str | None) -> None:
     """Add a new token to the role's file; remove the old one when told.
 
     Both are valid in between, so that nothing is refused meanwhile. The running application sees
     the change at once.
     """
     with application(config) as heartbeat:
-        if role == "beat":
-            tokens, setting, who = heartbeat.tokens, "token_file", "the scheduler"
-        else:
-            tokens, setting = heartbeat.operator_tokens, "operator_token_file"
-            who = "whoever operates this"
+        tokens = _by_role(heartbeat)[role]
     file = tokens.file
     if file is None:
+        setting = "token_file" if role == "beat" else "operator_token_file"
         raise DataFlowError(
             f"heartbeat.{setting} is not set: a token that is set elsewhere is changed there"
         )
+    lines = _lines(file)
     if remove is not None:
-        _remove(file, remove)
+        kept = [line for line in lines if remove not in _fingerprints(line)]
+        if kept == lines:
+            message = f"{file} has no token {remove}: `heartbeat token list` shows which it has"
+            raise DataFlowError(message)
+        _write(file, kept)
         click.echo(f"removed the token {remove} from {file}")
         return
-    before = read_tokens(file)
-    made = Token(secrets.token_urlsafe(32), " ".join(name.split()))
-    lines = _lines(file) if file.exists() else []
+    made = Token(secrets.token_urlsafe(32), " ".join((name or "").split()))
     _write(file, [*lines, f"{made.secret} {made.name}".strip()])
+    who = "the scheduler" if role == "beat" else "whoever operates this"
     click.echo(f"added the token {made.fingerprint} as the last line of {file}")
     click.echo(f"next: give it to {who}: tail -n 1 {file} | cut -d ' ' -f 1")
-    for old in before:
-        click.echo(
-            f"then: heartbeat token rotate -c {config} --role {role} --remove {old.fingerprint}"
-        )
+    for old in _fingerprints("\n".join(lines)):
+        click.echo(f"then: heartbeat token rotate -c {config} --role {role} --remove {old}")
     if tokens.value:
-        click.echo(
-            "note: the token of the environment or the .ini file is valid until removed there"
-        )
+        note = "the token of the environment or the .ini file is valid until removed there"
+        click.echo(f"note: {note}")
 
 
-def _remove(file: Path, fingerprint: str) -> None:
-    found = [each for each in read_tokens(file) if each.fingerprint == fingerprint]
-    if not found:
-        raise DataFlowError(
-            f"{file} has no token {fingerprint}: `heartbeat token list` shows which it has"
-        )
-    kept = [line for line in _lines(file) if line.split(maxsplit=1)[:1] != [found[0].secret]]
-    _write(file, kept)
+def _by_role(heartbeat: Heartbeat) -> dict[str, Tokens]:
+    return {"beat": heartbeat.tokens, "operator": heartbeat.operator_tokens}
+
+
+def _fingerprints(text: str) -> list[str]:
+    return [each.fingerprint for each in tokens_in(text)]
 
 
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text("utf-8-sig").splitlines()
+    except FileNotFoundError:
+        return []
     except (OSError, ValueError) as error:
         raise DataFlowError(f"{file} cannot be read as text: mend it, or move it away") from error
 

@@ -57,7 +57,7 @@ class Tokens:
             read = self._read
             if read[0] != mark:
                 # Kept only if it could be read: what is in the way now may soon be gone.
-                self._read = read = mark, _tokens_in(self.file.read_text("utf-8-sig"))
+                self._read = read = mark, tokens_in(self.file.read_text("utf-8-sig"))
         except (OSError, ValueError):
             return ()
         return read[1]
@@ -68,7 +68,7 @@ def read_tokens(file: Path) -> Sequence[Token]:
     return Tokens(file=file).all()
 
 
-def _tokens_in(text: str) -> list[Token]:
+def tokens_in(text: str) -> list[Token]:
     """Return the tokens of a file's text; empty lines and those that begin with # are no tokens."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     words = (line.split(maxsplit=1) for line in lines)
