@@ -22,10 +22,8 @@ def parse_every(value: object) -> int:
     elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", value)):
         seconds = int(match[1]) * _SECONDS[match[2]]
     if seconds is None or seconds != int(seconds) or not 0 < seconds <= _LONGEST:
-        message = (
-            f"{value!r} is no interval: write whole seconds above zero such as "
-            '"30s", "5m", "2h" or "1d"'
-        )
+        example = '"30s", "5m", "2h" or "1d"'
+        message = f"{value!r} is no interval: write whole seconds above zero such as {example}"
         raise DeclarationError(message)
     return int(seconds)
 

@@ -12,22 +12,14 @@ from functools import partial
 from json import JSONDecodeError
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
+from . import errors
 from .core import Heartbeat
 from .db import begin_writing
-from .errors import (
-    ActiveRunError,
-    Cancelled,
-    DeclarationError,
-    HandlerNotRegisteredError,
-    InputError,
-    NameTakenError,
-    UnknownFlowError,
-)
 from .models import DataFlow, DataFlowRun, RunStatus, Trigger
 from .registry import FlowDefinition, FlowName, Seconds
 from .runs.claim import take_pending
@@ -42,10 +34,8 @@ _Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_c
 _Zone = Annotated[str, AfterValidator(lambda text: read_zone(text) and text)]
 
 
-class FlowChange(BaseModel):
+class FlowChange(BaseModel, extra="forbid", allow_inf_nan=False):
     """What may be changed of a flow. `every` is in seconds, `timezone` a name of IANA's."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     name: FlowName = ""
     enabled: bool = True
@@ -67,14 +57,11 @@ def add(session: Session, heartbeat: Heartbeat, given: object, by: str) -> DataF
     new = _check(NewFlow, given)
     if (definition := heartbeat.flows.get(new.handler)) is None:
         known = ", ".join(sorted(heartbeat.flows)) or "none"
-        raise InputError({"handler": [f"{new.handler!r} is not registered; these are: {known}"]})
-    flow = DataFlow(
-        handler=new.handler,
-        description=definition.description,
-        configuration=definition.new_configuration(),
-        timezone="UTC",
-        created_at=heartbeat.clock.now(),
-    )
+        message = f"{new.handler!r} is not registered; these are: {known}"
+        raise errors.InputError({"handler": [message]})
+    flow = DataFlow(handler=new.handler, description=definition.description, timezone="UTC")
+    flow.created_at = heartbeat.clock.now()
+    flow.configuration = definition.new_configuration()
     _apply(session, heartbeat, flow, new, by)
     flow.next_run_at = first_slot(rule_of(heartbeat, flow), flow.created_at, definition.start)
     return flow
@@ -92,12 +79,11 @@ def change(session: Session, heartbeat: Heartbeat, name: str, given: object, by:
 def reset(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow:
     """Let the declared schedule hold again. Raises UnknownFlowError, or InputError without one."""
     flow = lock_flow(session, name)
-    definition = heartbeat.flows.get(flow.handler)
-    if definition is None or flow.declared_schedule is None:
-        raise InputError({"name": [f"no code declares a schedule for {name!r}"]})
-    flow.declared_schedule = definition.schedule
-    every, cron, timezone = definition.every, definition.cron, definition.timezone
-    declared = FlowChange(every=every, cron=cron, timezone=timezone)
+    known = heartbeat.flows.get(flow.handler)
+    if known is None or flow.declared_schedule is None:
+        raise errors.InputError({"name": [f"no code declares a schedule for {name!r}"]})
+    flow.declared_schedule = known.schedule
+    declared = FlowChange(every=known.every, cron=known.cron, timezone=known.timezone)
     return _apply(session, heartbeat, flow, declared, "")
 
 
@@ -149,7 +135,7 @@ def ask_for_run(
     ActiveRunError while another run has not ended.
     """
     if (definition := heartbeat.flows.get(flow.handler)) is None:
-        raise HandlerNotRegisteredError(flow.name, flow.handler)
+        raise errors.HandlerNotRegisteredError(flow.name, flow.handler)
     with suppress(JSONDecodeError):  # the run itself fails of that
         _check_configuration(definition, flow)
     unended = select(DataFlowRun).filter_by(data_flow_id=flow.id, active=1)
@@ -159,7 +145,7 @@ def ask_for_run(
         run.trigger = (Trigger.BACKFILL if window else Trigger.MANUAL).value
         run.window_start, run.window_end = (window.start, window.end) if window else (None, None)
     elif window or (run.status, run.trigger) != (RunStatus.PENDING, Trigger.RETRY):
-        raise ActiveRunError(flow.name)
+        raise errors.ActiveRunError(flow.name)
     run.not_before = None
     session.add(run)
     session.flush()
@@ -175,7 +161,7 @@ def lock_flow(session: Session, name: str) -> DataFlow:
     flows = select(DataFlow).options(defer(DataFlow.configuration)).where(DataFlow.name == name)
     flow = session.scalars(flows.with_for_update()).one_or_none()
     if flow is None:
-        raise UnknownFlowError(name)
+        raise errors.UnknownFlowError(name)
     return flow
 
 
@@ -194,7 +180,7 @@ def _check(model: type[_Input], given: object, *place: str) -> _Input:
         for fault in error.errors(include_url=False, include_context=False):
             text = fault["msg"].removeprefix("Value error, ")
             faults[".".join(map(str, (*place, *fault["loc"])))].append(text)
-        raise InputError(faults) from error
+        raise errors.InputError(faults) from error
 
 
 def _check_configuration(definition: FlowDefinition, flow: DataFlow) -> None:
@@ -213,7 +199,7 @@ def _apply(
     if asked & {"every", "cron"}:  # one of them clears the other
         flow.run_interval, flow.cron = wanted.every, wanted.cron
     if (flow.run_interval is None) == (flow.cron is None):
-        raise InputError({"every": ["give either every or cron"]})
+        raise errors.InputError({"every": ["give either every or cron"]})
     flow.updated_at, name, rule = now, flow.name, rule_of(heartbeat, flow)
     try:
         if rule != before:
@@ -222,10 +208,11 @@ def _apply(
             _enable(session, flow, rule, now, "" if wanted.enabled else by)
         session.add(flow)
         session.flush()
-    except DeclarationError as error:
-        raise InputError({"cron": [str(error)]}) from error
+    except errors.DeclarationError as error:
+        raise errors.InputError({"cron": [str(error)]}) from error
     except IntegrityError as error:
-        raise NameTakenError(f"there is a flow {name!r} already: choose another name") from error
+        message = f"there is a flow {name!r} already: choose another name"
+        raise errors.NameTakenError(message) from error
     return flow
 
 
@@ -233,7 +220,7 @@ def _enable(session: Session, flow: DataFlow, rule: Rule, now: datetime, disable
     if disabled_by:
         waiting = DataFlowRun.pending().where(DataFlowRun.data_flow_id == flow.id)
         for run in session.scalars(waiting):
-            run.fail(Cancelled(f"its flow was {disabled_by}"), now)
+            run.fail(errors.Cancelled(f"its flow was {disabled_by}"), now)
             flow.last_run_at, flow.last_run_status = now, run.status
     elif flow.enabled is False:
         # Nobody missed the slots that passed meanwhile: the last of them is enough.

@@ -7,16 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AnyHttpUrl,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-)
+from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
 from sqlalchemy import URL
 
 from .db import database_url
@@ -42,6 +33,31 @@ def _seconds(value: object) -> object:
     return 0 if str(value).strip() in {"0", "0s"} else parse_every(value)
 
 
+def _prefix(path: object) -> str:
+    text = str(path)
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", text) or {".", ".."} & {*text.split("/")}:
+        raise ValueError("must start with a slash, not end with one, and not be the whole site")
+    return text
+
+
+def _empty_is_none(given: object) -> object:
+    """Take an empty variable for one that is not set: it opens nothing.
+
+    Space around a token, such as the new line at the end of a file, is no part of it.
+    """
+    return (given.strip() or None) if isinstance(given, str) else given
+
+
+def _secret(given: object) -> object:
+    token = _empty_is_none(given)
+    if isinstance(token, str) and not re.fullmatch(r"[!-~]+", token):
+        raise ValueError("must be printable ASCII without spaces, to fit a header")
+    return token
+
+
+Prefix = Annotated[str, BeforeValidator(_prefix)]
+Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+SecretFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 Duration = Annotated[int, BeforeValidator(_seconds), Field(le=366 * 86_400)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 
@@ -49,13 +65,13 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 class Settings(BaseModel):
     """All settings; the key in the .ini file is `heartbeat.` and the field's name."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = {"frozen": True, "hide_input_in_errors": True}
 
-    path: str = Field("/heartbeat", examples=["/heartbeat"])
-    token: SecretStr | None = Field(None, examples=["what `openssl rand -hex 32` prints"])
-    token_file: Path | None = Field(None, examples=["%(here)s/var/beat.token"])
-    operator_token: SecretStr | None = Field(None, examples=["what `openssl rand -hex 32` prints"])
-    operator_token_file: Path | None = Field(None, examples=["%(here)s/var/operator.token"])
+    path: Prefix = Field("/heartbeat", examples=["/heartbeat"])
+    token: Secret = Field(None, examples=["what `openssl rand -hex 32` prints"])
+    token_file: SecretFile = Field(None, examples=["%(here)s/var/beat.token"])
+    operator_token: Secret = Field(None, examples=["what `openssl rand -hex 32` prints"])
+    operator_token_file: SecretFile = Field(None, examples=["%(here)s/var/operator.token"])
     require_token: bool = Field(default=True, examples=["true"])
     allowed_ips: Networks | None = Field(None, examples=["10.0.0.0/8, 2001:db8::/32"])
     trusted_proxies: Networks | None = Field(None, examples=["127.0.0.1, ::1"])
@@ -71,33 +87,8 @@ class Settings(BaseModel):
     expected_every: Duration = Field(300, ge=1, examples=["5m"])
     keep_days: int = Field(30, ge=1, le=36_500, examples=["30"])
     keep_runs: int = Field(100, ge=1, examples=["100"])
-    ping_url: AnyHttpUrl | None = Field(
-        None, repr=False, examples=["https://hc-ping.com/your-check"]
-    )
+    ping_url: AnyHttpUrl | None = Field(None, repr=False, examples=["https://hc-ping.com/uuid"])
     allow_get: bool = Field(default=False, examples=["false"])
-
-    @field_validator("path")
-    @classmethod
-    def _is_a_prefix(cls, path: str) -> str:
-        if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path) or {".", ".."} & {*path.split("/")}:
-            raise ValueError("must start with a slash, not end with one, and not be the whole site")
-        return path
-
-    @field_validator("token", "token_file", "operator_token", "operator_token_file", mode="before")
-    @classmethod
-    def _empty_is_none(cls, token: object) -> object:
-        """Take an empty variable for one that is not set: it opens nothing.
-
-        Space around a token, such as the new line at the end of a file, is no part of it.
-        """
-        return (token.strip() or None) if isinstance(token, str) else token
-
-    @field_validator("token", "operator_token")
-    @classmethod
-    def _fits_a_header(cls, token: SecretStr | None) -> SecretStr | None:
-        if token and not re.fullmatch(r"[!-~]+", token.get_secret_value()):
-            raise ValueError("must be printable ASCII without spaces, to fit a header")
-        return token
 
     @classmethod
     def read(cls, ini: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Self:
@@ -172,10 +163,8 @@ def _faulty_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterato
     beats, operators = [*_secrets(given, "")], [*_secrets(given, "operator_")]
     for name, secret in beats:
         for other in [other for other, same in operators if same == secret]:
-            yield (
-                f"{PREFIX}{name} and {PREFIX}{other} hold the same secret: the "
-                "scheduler's token may only beat, so make another one for operators"
-            )
+            fault = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
+            yield f"{fault}: the scheduler's token may only beat, so make another one for operators"
     for name, secret in beats + operators:
         if not is_development(ini) and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

@@ -37,9 +37,7 @@ BEAT, OPERATE = "heartbeat.beat", "heartbeat.operate"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 # A secret in a URL ends up in the logs of every proxy on the way. No call needs this many fields.
 MOST_QUERY_FIELDS = 50
-QUERY_NAMES = frozenset(
-    {"token", "access_token", "api_key", "heartbeat_token", "x-heartbeat-token"}
-)
+QUERY_NAMES = {"token", "access_token", "api_key", "heartbeat_token", "x-heartbeat-token"}
 
 View = Callable[[Any, Request], Response]
 
@@ -122,14 +120,9 @@ guarded_view.options = ("heartbeat_permission", "heartbeat_methods")  # type: ig
 def identify(request: Request) -> Caller:
     """Return who calls: from what address, and with which token."""
     heartbeat: Heartbeat = request.heartbeat
-    address = client_address(
-        request.environ.get("REMOTE_ADDR"),
-        request.environ.get("HTTP_X_FORWARDED_FOR"),
-        heartbeat.settings.trusted_proxies or (),
-    )
-    presented = presented_token(
-        request.environ.get("HTTP_AUTHORIZATION"), request.environ.get("HTTP_X_HEARTBEAT_TOKEN")
-    )
+    headers, trusted = request.headers, heartbeat.settings.trusted_proxies or ()
+    address = client_address(request.remote_addr, headers.get("X-Forwarded-For"), trusted)
+    presented = presented_token(headers.get("Authorization"), headers.get("X-Heartbeat-Token"))
     if not _token_in_query(request, heartbeat) and presented is not None:
         # A secret that stands in both files, by mistake, may do the lesser of the two.
         for permission, tokens in ((BEAT, heartbeat.tokens), (OPERATE, heartbeat.operator_tokens)):
@@ -173,24 +166,16 @@ def _is_allowed(address: Address | None, settings: Settings) -> bool:
 def _refuse_token(request: Request, caller: Caller) -> Response:
     heartbeat: Heartbeat = request.heartbeat
     if not (heartbeat.tokens.all() or heartbeat.operator_tokens.all()):
-        return _unavailable(
-            "no token is set up: put one into heartbeat.token_file, or run `make setup`"
-        )
+        detail = "no token is set up: put one into heartbeat.token_file, or run `make setup`"
+        return _unavailable(detail)
     if caller.permission is not None:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
     throttle = request.registry.get("heartbeat.throttle")
-    seconds = throttle(str(caller.address)) if throttle else None
-    if seconds:
-        return problem(
-            HTTPStatus.TOO_MANY_REQUESTS,
-            "too many calls without a valid token",
-            {"Retry-After": str(seconds)},
-        )
-    return problem(
-        HTTPStatus.UNAUTHORIZED,
-        "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL",
-        {"WWW-Authenticate": "Bearer"},
-    )
+    if throttle and (seconds := throttle(str(caller.address))):
+        detail, headers = "too many calls without a valid token", {"Retry-After": str(seconds)}
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers)
+    detail = "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL"
+    return problem(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def _may(request: Request, caller: Caller, permission: str) -> bool:
@@ -255,10 +240,8 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
     # Not as exc_info: a traceback's own text may hold a secret.
     told = describe_error(error, heartbeat.secrets())
     log.error("the heartbeat failed\n%s", told["error_backtrace"])
-    return problem(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        f"an unexpected {told['error_type']}: the application's log says more",
-    )
+    detail = f"an unexpected {told['error_type']}: the application's log says more"
+    return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
 
 
 def _unavailable(detail: str) -> Response:

@@ -20,16 +20,13 @@ def problem(
         "detail": detail,
         **members,
     }
-    return json_reply(status, body, "application/problem+json", headers)
+    return json_reply(status, body, {"Content-Type": "application/problem+json", **(headers or {})})
 
 
 def json_reply(
-    status: HTTPStatus,
-    body: dict[str, Any],
-    content_type: str = "application/json",
-    headers: dict[str, str] | None = None,
+    status: HTTPStatus, body: dict[str, Any], headers: dict[str, str] | None = None
 ) -> Response:
     """Return a JSON response that nobody keeps. Its times are ISO 8601."""
-    every = {"Content-Type": content_type, "Cache-Control": "no-store", **(headers or {})}
+    every = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
     text = json.dumps(body, default=datetime.isoformat)
     return Response(text.encode(), status.value, [*every.items()])
