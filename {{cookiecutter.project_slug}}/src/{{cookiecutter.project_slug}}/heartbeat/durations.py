@@ -14,14 +14,12 @@ def parse_every(value: object) -> int:
 
     Raises DeclarationError for anything else, and for what is not above zero.
     """
-    seconds: float | None = None
+    seconds = 0.0
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-    elif isinstance(value, int) and not isinstance(value, bool):
-        seconds = value
-    elif isinstance(value, str) and (match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", value)):
+    elif match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", str(value)):
         seconds = int(match[1]) * _SECONDS[match[2]]
-    if seconds is None or seconds != int(seconds) or not 0 < seconds <= _LONGEST:
+    if seconds != int(seconds) or not 0 < seconds <= _LONGEST:
         example = '"30s", "5m", "2h" or "1d"'
         message = f"{value!r} is no interval: write whole seconds above zero such as {example}"
         raise DeclarationError(message)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pyramid.settings import asbool
 from sqlalchemy import URL
 
 from .db import database_url
@@ -128,11 +129,6 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
     return settings, database_url(ini)
 
 
-def is_development(ini: Mapping[str, Any]) -> bool:
-    """Tell whether an application runs for its developer: one that reloads its templates."""
-    return str(ini.get("pyramid.reload_templates", "")).lower() in {"true", "1", "yes", "on"}
-
-
 def weakness(secret: str) -> str | None:
     """Return why a secret must not be used outside of development, or None."""
     if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
@@ -166,5 +162,6 @@ def _faulty_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterato
             fault = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
             yield f"{fault}: the scheduler's token may only beat, so make another one for operators"
     for name, secret in beats + operators:
-        if not is_development(ini) and (reason := weakness(secret)):
+        # An application that reloads its templates runs for its developer.
+        if not asbool(ini.get("pyramid.reload_templates")) and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

@@ -1,7 +1,7 @@
 """The command that works through a span of the past, window by window."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime
+from itertools import pairwise, takewhile
 
 import click
 from rich.console import Console
@@ -16,7 +16,7 @@ from ..runs.claim import take_pending
 from ..runs.execute import execute
 from ..runs.run import ClaimedRun, Window
 from ..schedules.between import read_zone
-from ..schedules.rule import Rule, next_after
+from ..schedules.rule import slots_after
 from .application import command
 
 # How often a run that is under way is asked whether it has ended, in seconds.
@@ -38,18 +38,12 @@ def backfill(heartbeat: Heartbeat, name: str, since: datetime, until: datetime) 
     start, end = (at.replace(tzinfo=at.tzinfo or zone).astimezone(UTC) for at in (since, until))
     if not start < end <= heartbeat.clock.now():
         raise InputError({"--to": ["must lie after --from, and not in the future"]})
-    windows, done = [*_windows(rule, start, end)], 0
+    slots = takewhile(end.__gt__, slots_after(rule, start))
+    windows, done = [Window(*span) for span in pairwise([start, *slots, end])], 0
     with Progress(console=Console(stderr=True)) as progress:
         for window in progress.track(windows, description=name):
             done += _backfill(heartbeat, name, window)
     click.echo(f"{name}: {done} windows run, {len(windows) - done} had succeeded before")
-
-
-def _windows(rule: Rule, start: datetime, end: datetime) -> Iterator[Window]:
-    while start < end:
-        stop = min(next_after(rule, start), end)
-        yield Window(start, stop)
-        start = stop
 
 
 def _backfill(heartbeat: Heartbeat, name: str, window: Window) -> bool:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from hashlib import sha256
-from importlib.resources import files
 from pathlib import Path
 from typing import cast
 
@@ -30,18 +29,13 @@ def check(config: str) -> None:
 
     No server is started and nothing is written. The exit code is 1 if something is wrong.
     """
-    all_in_order = True
+    findings = [(True, "settings"), _engine()]
     with application(config) as heartbeat:
-        for in_order, text in (
-            (True, "settings"),
-            _engine(),
-            *_secrets(heartbeat),
-            *_server(heartbeat, config),
-            *_database(heartbeat, config),
-        ):
-            click.echo(f"{'ok' if in_order else 'wrong':<6} {text}")
-            all_in_order &= in_order
-    if not all_in_order:
+        for of in (_secrets, _server, _database):
+            findings += of(heartbeat, config)
+    for in_order, text in findings:
+        click.echo(f"{'ok' if in_order else 'wrong':<6} {text}")
+    if not all(in_order for in_order, _text in findings):
         raise SystemExit(1)
 
 
@@ -53,7 +47,7 @@ def _engine() -> Finding:
 
 def changed_files() -> list[str]:
     """Return the files of the engine that are not what its MANIFEST says."""
-    engine = Path(str(files(__package__.rpartition(".")[0])))
+    engine = Path(__file__).parents[1]
     if not (engine / "MANIFEST").is_file():
         return ["MANIFEST"]
     listed = set((engine / "MANIFEST").read_text("utf-8").splitlines())
@@ -65,7 +59,7 @@ def changed_files() -> list[str]:
     return sorted({line.partition("  ")[2] for line in listed ^ found})
 
 
-def _secrets(heartbeat: Heartbeat) -> Iterator[Finding]:
+def _secrets(heartbeat: Heartbeat, _config: str) -> Iterator[Finding]:
     roles = {"scheduler": heartbeat.tokens, "operator": heartbeat.operator_tokens}
     for role, tokens in roles.items():
         file = tokens.file
@@ -96,8 +90,7 @@ def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
         return
     where = heartbeat.engine.url.render_as_string(hide_password=True)
     yield True, f"database {where}, at the heartbeat's revision"
-    own = own_chain(config)
-    if own is not None:
+    if own := own_chain(config):
         with heartbeat.engine.connect() as connection:
             current = set(MigrationContext.configure(connection).get_current_heads())
         applied = current == set(ScriptDirectory.from_config(own).get_heads())

@@ -28,8 +28,7 @@ def migrate(config: str) -> None:
         migrations.upgrade(engine)
         migrations.require_current(engine)
         click.echo("the heartbeat's tables are up to date")
-        own = own_chain(config)
-        if own is not None:
+        if own := own_chain(config):
             with engine.connect() as connection, migration_lock(connection):
                 own.attributes["connection"] = connection
                 alembic_command.upgrade(own, "head")

@@ -26,12 +26,8 @@ def runs(
     heartbeat: Heartbeat, name: str | None, status: str | None, limit: int, *, as_json: bool
 ) -> None:
     """Show the history of runs, newest first."""
-    statement = (
-        select(DataFlow.name, *DataFlowRun.__table__.columns)
-        .join(DataFlowRun.data_flow)
-        .order_by(DataFlowRun.id.desc())
-        .limit(limit)
-    )
+    columns = select(DataFlow.name, *DataFlowRun.__table__.columns).join(DataFlowRun.data_flow)
+    statement = columns.order_by(DataFlowRun.id.desc()).limit(limit)
     if status:
         statement = statement.where(DataFlowRun.status == status)
     with heartbeat.session() as session:

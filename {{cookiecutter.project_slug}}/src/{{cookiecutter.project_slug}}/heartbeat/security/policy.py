@@ -78,9 +78,8 @@ class HeartbeatSecurityPolicy:
 
     def permits(self, request: Request, _context: object, permission: str) -> Allowed | Denied:
         """Tell whether the caller has a permission of the engine's."""
-        if identify(request).may(permission):
-            return Allowed("a valid token")
-        return Denied("no valid token")
+        may = identify(request).may(permission)
+        return Allowed("a valid token") if may else Denied("no valid token")
 
     def forget(self, _request: Request, *_userid: str, **_options: object) -> list[tuple[str, str]]:
         """Return no headers: a token is sent with each call, and there is nothing to forget."""
@@ -135,8 +134,7 @@ def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Respo
     """Return the refusal of a request, or None if it may pass."""
     if permission == BEAT and methods and request.heartbeat.settings.allow_get:
         methods = (*methods, "GET")
-    caller = identify(request)
-    request.environ["heartbeat.caller"] = caller
+    caller = request.environ["heartbeat.caller"] = identify(request)
     refusal = _refusal(request, caller, permission, methods)
     if refusal is not None:
         log.warning("refused a call from %s: %s", caller.source, refusal.status)

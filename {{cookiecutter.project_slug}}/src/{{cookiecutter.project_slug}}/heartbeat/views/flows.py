@@ -1,10 +1,10 @@
 """Optional: flows and runs for operators, in JSON: to look at, to change, and to run now."""
 
-import json
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from pyramid.config import Configurator
 from pyramid.httpexceptions import exception_response
 from pyramid.request import Request
@@ -24,6 +24,7 @@ from .problems import json_reply, problem
 
 # What is not listed conflicts with what there is: a name, or a run that has not ended.
 STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
+_OBJECT = TypeAdapter(dict[str, Any])
 
 
 def includeme(config: Configurator) -> None:
@@ -102,12 +103,10 @@ def _body(request: Request) -> dict[str, Any]:
     if request.content_type != "application/json":
         raise exception_response(415, detail="send application/json")
     try:
-        given = json.loads(request.body)
-    except (ValueError, RecursionError) as error:
-        raise exception_response(400, detail=f"the body is no JSON: {error}") from error
-    if not isinstance(given, dict):
-        raise exception_response(400, detail="the body is no JSON object")
-    return given
+        return _OBJECT.validate_json(request.body)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        raise exception_response(400, detail=f"the body is no JSON object: {reason}") from error
 
 
 def _operator(request: Request) -> str:
