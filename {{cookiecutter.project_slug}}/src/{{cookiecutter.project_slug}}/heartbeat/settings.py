@@ -99,12 +99,10 @@ class Settings(BaseModel):
         secret) and a valid example.
         """
         environment = os.environ if environment is None else environment
-        given: dict[str, Any] = {
-            key.removeprefix(PREFIX): value for key, value in ini.items() if key.startswith(PREFIX)
-        }
-        for name in cls.model_fields:
-            if (value := environment.get(ENVIRONMENT_PREFIX + name.upper())) is not None:
-                given[name] = value
+        of_file = [key for key in ini if key.startswith(PREFIX)]
+        given = {key.removeprefix(PREFIX): ini[key] for key in of_file}
+        variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
+        given |= {name: environment[key] for name, key in variables.items() if key in environment}
         faults = [*_unknown(given, cls), *_faulty_secrets(given, ini)]
         try:
             settings = cls.model_validate(given)

@@ -1,11 +1,10 @@
 """The command that works through a span of the past, window by window."""
 
+import sys
 from datetime import UTC, datetime
 from itertools import pairwise, takewhile
 
 import click
-from rich.console import Console
-from rich.progress import Progress
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -40,8 +39,8 @@ def backfill(heartbeat: Heartbeat, name: str, since: datetime, until: datetime) 
         raise InputError({"--to": ["must lie after --from, and not in the future"]})
     slots = takewhile(end.__gt__, slots_after(rule, start))
     windows, done = [Window(*span) for span in pairwise([start, *slots, end])], 0
-    with Progress(console=Console(stderr=True)) as progress:
-        for window in progress.track(windows, description=name):
+    with click.progressbar(windows, label=name, file=sys.stderr) as progress:
+        for window in progress:
             done += _backfill(heartbeat, name, window)
     click.echo(f"{name}: {done} windows run, {len(windows) - done} had succeeded before")
 

@@ -55,9 +55,8 @@ def rotate(config: str, role: str, name: str | None, remove: str | None) -> None
     file = tokens.file
     if file is None:
         setting = "token_file" if role == "beat" else "operator_token_file"
-        raise DataFlowError(
-            f"heartbeat.{setting} is not set: a token that is set elsewhere is changed there"
-        )
+        message = f"heartbeat.{setting} is not set: a token that is set elsewhere is changed there"
+        raise DataFlowError(message)
     lines = _lines(file)
     if remove is not None:
         kept = [line for line in lines if remove not in _fingerprints(line)]
