@@ -2,7 +2,7 @@
 
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 # What a history page can show, and what fits a TEXT column of MySQL in four-byte characters.
 LONGEST_MESSAGE = 2_000
@@ -37,9 +37,8 @@ def redact(text: str, secrets: Iterable[str] = (), limit: int | None = None) -> 
     password, secret, token or api_key, and each of `secrets` as it stands. NUL characters and
     lone surrogates, which databases refuse, are replaced. A cut keeps the beginning and the end.
     """
-    for secret in secrets:
-        if secret:
-            text = text.replace(secret, _MASK)
+    for secret in filter(None, secrets):
+        text = text.replace(secret, _MASK)
     for pattern in _PATTERNS:
         text = pattern.sub(rf"\1{_MASK}", text)
     text = text.replace("\0", "\N{REPLACEMENT CHARACTER}")
@@ -55,12 +54,11 @@ def shorten(text: str, limit: int) -> str:
     return f"{text[:half]}\n... cut here ...\n{text[-half:]}"
 
 
-def describe_error(error: BaseException, secrets: Iterable[str] = ()) -> dict[str, str]:
+def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[str, str]:
     """Return the columns that keep an error: `error_type`, `error_message`, `error_backtrace`.
 
     The backtrace has the lines of code, never the values of variables.
     """
-    secrets = list(secrets)
     try:
         message = "\n".join([str(error), *getattr(error, "__notes__", [])])
     except BaseException:  # noqa: BLE001 - a flow's own error class may raise anything here

@@ -28,9 +28,9 @@ def list_tokens(config: str, *, as_json: bool) -> None:
         for role, tokens in _by_role(heartbeat).items():
             for each in tokens.all():
                 row = {"role": role, "fingerprint": each.fingerprint, "name": each.name}
-                of_file = each.secret != tokens.value
-                where = str(tokens.file) if of_file else "environment or .ini file"
-                rows.append({**row, "where": where})
+                is_set = each.secret == tokens.value
+                row["where"] = "environment or .ini file" if is_set else str(tokens.file)
+                rows.append(row)
     show("tokens", rows, as_json=as_json)
 
 

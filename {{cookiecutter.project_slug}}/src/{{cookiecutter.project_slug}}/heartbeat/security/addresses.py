@@ -38,10 +38,8 @@ def client_address(
     the right: the first address that is no trusted proxy is the caller. One that cannot be read
     makes the whole chain worthless.
     """
-    caller = parse_address(peer or "")
-    if caller is None or forwarded is None or not is_within(caller, trusted):
-        return caller
-    for part in reversed(forwarded.split(",")):
+    chain = [*([] if forwarded is None else forwarded.split(",")), peer or ""]
+    for part in reversed(chain):
         caller = parse_address(part)
         if caller is None or not is_within(caller, trusted):
             break
