@@ -33,6 +33,16 @@ def test_flows_prints_all_members_as_json(command: Command, dbsession: Session) 
     assert shown["stray"]["last status"] == "failed"
 
 
+def test_flows_tells_in_which_zone_cron_is_read(command: Command, dbsession: Session) -> None:
+    zone = {"run_interval": None, "cron": "0 3 * * *", "timezone": "Europe/Berlin"}
+    dbsession.add(data_flow(name="nightly", handler="good", **zone))
+    dbsession.commit()
+
+    [shown] = json.loads(command("flows", "--json", flows="").stdout)
+
+    assert shown["schedule"] == "cron 0 3 * * * Europe/Berlin"
+
+
 def test_flows_says_that_there_are_none(command: Command) -> None:
     result = command("flows", flows="")
 

@@ -17,12 +17,13 @@ def flows(heartbeat: Heartbeat, *, as_json: bool) -> None:
 
 
 def _as_row(heartbeat: Heartbeat, flow: dict[str, Any]) -> dict[str, Any]:
+    cron = f"cron {flow['cron']} {flow['timezone']}"
     state = "enabled" if flow["enabled"] else "disabled"
     if flow["handler"] not in heartbeat.flows:
         state = f"handler {flow['handler']!r} not registered"
     return {
         "name": flow["name"],
-        "schedule": f"every {flow['every']}" if flow["every"] else f"cron {flow['cron']}",
+        "schedule": f"every {flow['every']}" if flow["every"] else cron,
         "state": state,
         "next run (UTC)": flow["next_run_at"],
         "last run (UTC)": flow["last_run_at"],
