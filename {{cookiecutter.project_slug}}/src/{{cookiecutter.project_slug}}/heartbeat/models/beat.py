@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .meta import EngineBase, Id, Seconds, UTCDateTime
+from .meta import EngineBase, Seconds, UTCDateTime
 
 
 class DataFlowBeat(EngineBase):
@@ -13,7 +13,6 @@ class DataFlowBeat(EngineBase):
 
     __tablename__ = "data_flow_beats"
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     received_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
     source: Mapped[str] = mapped_column(String(200))
     flows_due: Mapped[int] = mapped_column(Integer, default=0, server_default="0")

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
 from ..schedules.every import CRON_INTERVAL, EARLY_MOST, EARLY_SHARE, SKEW_MOST
-from .data_flow_run import DataFlowRun, RunStatus
-from .meta import EngineBase, Id, Json, Name, UTCDateTime, Word, seconds_before
+from .data_flow_run import DataFlowRun
+from .meta import Dated, EngineBase, Json, Name, UTCDateTime, Word, seconds_before
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -21,12 +21,11 @@ AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 SOON, AHEAD = timedelta(seconds=EARLY_MOST), timedelta(seconds=SKEW_MOST)
 
 
-class DataFlow(EngineBase):
+class DataFlow(Dated, EngineBase):
     """One flow. `handler` is the key of a registered callable, never an import path."""
 
     __tablename__ = "data_flows"
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(Name)
     handler: Mapped[str] = mapped_column(Name)
     description: Mapped[str | None] = mapped_column(sa.Text)
@@ -55,10 +54,6 @@ class DataFlow(EngineBase):
     disabled_reason: Mapped[str | None] = mapped_column(sa.Text)
     # What its condition said last, if that was no.
     held_because: Mapped[str | None] = mapped_column(sa.Text)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
-    updated_at: Mapped[datetime] = mapped_column(
-        UTCDateTime, default=lambda: datetime.now(UTC), onupdate=lambda: datetime.now(UTC)
-    )
 
     runs: WriteOnlyMapped[DataFlowRun] = relationship(
         back_populates="data_flow", cascade="all, delete-orphan", passive_deletes=True
@@ -99,9 +94,7 @@ class DataFlow(EngineBase):
             # This line is what an index can answer; the next one is exact.
             cls.next_run_at <= soon,
             seconds_before(cls.next_run_at, cls._early()) <= now,
-            ~sa.select(DataFlowRun.id)
-            .where(DataFlowRun.data_flow_id == cls.id, DataFlowRun.active == 1)
-            .exists(),
+            ~cls.runs.any(DataFlowRun.active == 1),
         ]
 
     @classmethod
@@ -129,17 +122,10 @@ class DataFlow(EngineBase):
         session = object_session(self)
         if session is None:
             return None
-        return session.scalars(
-            self.runs.select().order_by(DataFlowRun.id.desc()).limit(1)
-        ).one_or_none()
+        newest_first = self.runs.select().order_by(DataFlowRun.id.desc())
+        return session.scalars(newest_first.limit(1)).one_or_none()
 
     @property
     def successful_runs(self) -> sa.Select[DataFlowRun]:
         """Select the runs that succeeded, newest first."""
-        return (
-            sa.select(DataFlowRun)
-            .where(
-                DataFlowRun.data_flow_id == self.id, DataFlowRun.status == RunStatus.SUCCESS.value
-            )
-            .order_by(DataFlowRun.id.desc())
-        )
+        return DataFlowRun.completed().where(DataFlowRun.data_flow_id == self.id)

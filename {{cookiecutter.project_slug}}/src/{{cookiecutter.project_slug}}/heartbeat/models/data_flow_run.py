@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..errors import StatusError
 from ..redaction import describe_error
-from .meta import EngineBase, Id, Json, Seconds, UTCDateTime, Word
+from .meta import Dated, EngineBase, Json, Seconds, UTCDateTime, Word
 
 if TYPE_CHECKING:
     from .data_flow import DataFlow
@@ -43,12 +43,11 @@ ALLOWED_MOVES = {
 }
 
 
-class DataFlowRun(EngineBase):
+class DataFlowRun(Dated, EngineBase):
     """One run. The database refuses a second one of a slot and attempt, and a second active one."""
 
     __tablename__ = "data_flow_runs"
 
-    id: Mapped[int] = mapped_column(Id, primary_key=True)
     data_flow_id: Mapped[int] = mapped_column(sa.ForeignKey("data_flows.id", ondelete="CASCADE"))
     status: Mapped[str] = mapped_column(Word, default=RunStatus.PENDING.value)
     trigger: Mapped[str] = mapped_column(Word, default=Trigger.SCHEDULE.value)
@@ -70,10 +69,6 @@ class DataFlowRun(EngineBase):
     error_backtrace: Mapped[str | None] = mapped_column(sa.Text)
     result: Mapped[Any | None] = mapped_column(Json)
     log: Mapped[str | None] = mapped_column(sa.Text)
-    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=lambda: datetime.now(UTC))
-    updated_at: Mapped[datetime] = mapped_column(
-        UTCDateTime, default=lambda: datetime.now(UTC), onupdate=lambda: datetime.now(UTC)
-    )
     # 1 while the run has not ended, else NULL: unique with the flow, so one active run a flow. A
     # column instead of a partial index, because MySQL has none and one rule serves all three.
     active: Mapped[int | None] = mapped_column(
@@ -86,14 +81,9 @@ class DataFlowRun(EngineBase):
     __table_args__ = (
         sa.UniqueConstraint("data_flow_id", "scheduled_for", "attempt"),
         sa.UniqueConstraint("data_flow_id", "active"),
-        sa.CheckConstraint(
-            "status IN ('pending', 'in_progress', 'success', 'failed')", name="status_known"
-        ),
         # Not as text: `trigger` is a word of MySQL's own and wants its quotes there.
-        sa.CheckConstraint(
-            sa.column("trigger", sa.String).in_([trigger.value for trigger in Trigger]),
-            name="trigger_known",
-        ),
+        sa.CheckConstraint(status.in_([*RunStatus]), name="status_known"),
+        sa.CheckConstraint(trigger.in_([*Trigger]), name="trigger_known"),
         sa.CheckConstraint("ended_at >= started_at", name="ended_after_start"),
         # Reaping and taking pending runs read this; ended runs lie outside what they ask for.
         sa.Index(None, "status", "lease_expires_at"),
@@ -139,25 +129,24 @@ class DataFlowRun(EngineBase):
 
     def succeed(self, now: datetime | None = None, *, result: object = None) -> None:
         """Move from in_progress to success at `now`. Raises StatusError from any other status."""
-        self._move(RunStatus.SUCCESS)
-        self._end(now or datetime.now(UTC))
+        self._end(RunStatus.SUCCESS, now)
         self.result = result
 
     def fail(self, error: BaseException, now: datetime | None = None) -> None:
         """Move to failed at `now` with the `error`. Raises StatusError if the run has ended."""
-        self._move(RunStatus.FAILED)
-        self._end(now or datetime.now(UTC))
+        self._end(RunStatus.FAILED, now)
         for name, value in describe_error(error).items():
             setattr(self, name, value)
 
     def _move(self, status: RunStatus) -> None:
         if (self.status, status) not in ALLOWED_MOVES:
-            message = f"run {self.id} is {self.status} and cannot become {status}"
-            raise StatusError(message)
+            raise StatusError(f"run {self.id} is {self.status} and cannot become {status}")
         self.status = status.value
 
-    def _end(self, now: datetime) -> None:
-        # The wall clock may have stepped back meanwhile; the database checks the order.
-        self.ended_at = max(now, self.started_at) if self.started_at else now
-        if self.started_at and self.duration is None:
+    def _end(self, status: RunStatus, now: datetime | None) -> None:
+        self._move(status)
+        self.ended_at = now or datetime.now(UTC)
+        if self.started_at:
+            # The wall clock may have stepped back meanwhile; the database checks the order.
+            self.ended_at = max(self.ended_at, self.started_at)
             self.duration = (self.ended_at - self.started_at).total_seconds()

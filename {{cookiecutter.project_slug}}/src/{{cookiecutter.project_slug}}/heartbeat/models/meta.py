@@ -6,23 +6,13 @@ Times go in and come out as aware UTC with microseconds on every database.
 from datetime import UTC, datetime
 from typing import Any, cast
 
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    DateTime,
-    Dialect,
-    Double,
-    Integer,
-    MetaData,
-    String,
-    Table,
-)
+import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.types import TypeDecorator
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -37,16 +27,10 @@ VERSION_TABLE = "data_flow_version"
 class UTCDateTime(TypeDecorator[datetime]):
     """An aware time: kept as UTC, to the microsecond; a naive one is refused."""
 
-    impl = DateTime(timezone=True)
+    impl = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), "mysql", "mariadb")
     cache_ok = True
 
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """Return the column type that keeps microseconds."""
-        if dialect.name in {"mysql", "mariadb"}:
-            return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(DateTime(timezone=True))
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Turn `value` into UTC; without its zone where the database keeps none."""
         if value is None:
             return None
@@ -56,11 +40,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         value = value.astimezone(UTC)
         return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
 
-    def process_result_value(
-        self,
-        value: datetime | None,
-        dialect: Dialect,  # noqa: ARG002 - the signature is SQLAlchemy's
-    ) -> datetime | None:
+    def process_result_value(self, value: datetime | None, _dialect: object) -> datetime | None:
         """Return the stored time, aware, in UTC."""
         if value is None:
             return None
@@ -68,25 +48,38 @@ class UTCDateTime(TypeDecorator[datetime]):
 
 
 # SQLite numbers rows by itself in a column declared INTEGER only.
-Id = BigInteger().with_variant(Integer, "sqlite")
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 # Names and words compare byte by byte everywhere; MySQL's usual collation ignores case, also in
 # what a CHECK allows.
-Name = String(200).with_variant(mysql.VARCHAR(200, collation="utf8mb4_bin"), "mysql", "mariadb")
-Word = String(20).with_variant(mysql.VARCHAR(20, collation="utf8mb4_bin"), "mysql", "mariadb")
-Json = JSON(none_as_null=True)
+Name = sa.String(200).with_variant(mysql.VARCHAR(200, collation="utf8mb4_bin"), "mysql", "mariadb")
+Word = sa.String(20).with_variant(mysql.VARCHAR(20, collation="utf8mb4_bin"), "mysql", "mariadb")
+Json = sa.JSON(none_as_null=True)
 # A plain FLOAT has 24 bits on MySQL: too few for the seconds of a day to the microsecond.
-Seconds: Double[float] = Double()
+Seconds: sa.Double[float] = sa.Double()
 
 
 class EngineBase(DeclarativeBase):
     """The base of the engine's models; its tables have their own migration chain."""
 
-    metadata = MetaData(naming_convention=NAMING)
+    metadata = sa.MetaData(naming_convention=NAMING)
+
+    id: Mapped[int] = mapped_column(Id, primary_key=True, sort_order=-1)
 
 
-def table_of(model: type[EngineBase]) -> Table:
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Dated:
+    """What a row keeps of itself: when it was made, and when it was changed last."""
+
+    created_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now)
+    updated_at: Mapped[datetime] = mapped_column(UTCDateTime, default=_now, onupdate=_now)
+
+
+def table_of(model: type[EngineBase]) -> sa.Table:
     """Return a model's table, for statements that must not cost what the ORM costs."""
-    return cast("Table", model.__table__)
+    return cast("sa.Table", model.__table__)
 
 
 def is_engine_table(name: str | None) -> bool:
