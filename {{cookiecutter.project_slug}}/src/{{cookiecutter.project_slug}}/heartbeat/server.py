@@ -18,7 +18,7 @@ from waitress.task import ThreadedTaskDispatcher
 
 from .core import Heartbeat, heartbeats
 from .errors import Interrupted
-from .runs.lost import end_lost
+from .runs.reap import end_lost
 from .runs.run import ClaimedRun
 
 # What there is after `shutdown_grace`, in seconds, for all that follows; and what marking runs gets

@@ -17,7 +17,7 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlow,
     DataFlowRun,
 )
-from {{cookiecutter.project_slug}}.heartbeat.runs.lost import (
+from {{cookiecutter.project_slug}}.heartbeat.runs.reap import (
     end_lost,
 )
 from {{cookiecutter.project_slug}}.heartbeat.runs.retry import (

@@ -30,7 +30,7 @@ from ..errors import FlowProcessDied, FlowTimeout
 from ..models import RunStatus
 from ..registry import FlowDefinition
 from ..runs.execute import execute_here
-from ..runs.lost import end_lost
+from ..runs.reap import end_lost
 from ..runs.run import ClaimedRun, RunLog
 from ..runs.session import FlowSession
 

@@ -1,17 +1,24 @@
-"""Reaping: runs whose process gave no sign of life until their lease ended become failed."""
+"""Reaping: runs whose process gave no sign of life until their lease ended become failed.
 
+A process that stops, or loses the child of a run, ends its own in the same way: `end_lost`.
+"""
+
+import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import literal, select
+from sqlalchemy import ColumnElement, literal, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import LeaseExpired
-from ..models import DataFlowRun
+from ..errors import ClaimLostError, LeaseExpired
+from ..models import DataFlow, DataFlowRun, RunStatus
 from ..models.meta import UTCDateTime
-from .lost import end_lost
+from ..redaction import describe_error
+from .execute import finish
+from .retry import follow_failure
+from .run import ClaimedRun
 
 # Long enough for a process that was only locked out of the database to write its renewal.
 SECOND_LOOK_AFTER = 1.0
@@ -45,3 +52,41 @@ def _reap_one(heartbeat: Heartbeat, run: DataFlowRun) -> bool:
     )
     unrenewed = DataFlowRun.lease_expires_at == run.lease_expires_at
     return end_lost(heartbeat, run, error, unrenewed, patience=PATIENCE)
+
+
+def end_lost(
+    heartbeat: Heartbeat,
+    run: ClaimedRun | DataFlowRun,
+    error: BaseException,
+    *guards: ColumnElement[bool],
+    patience: float = math.inf,
+    log: str | None = None,
+) -> bool:
+    """Fail a run with `error`; with `on_lost="retry"` its slot is due again, as the next attempt.
+
+    Both in one transaction. Returns False where there is nothing to end: the run has ended, is
+    somebody else's or does not fulfil the `guards`; its flow's row is gone, or locked at this
+    moment; or it took more than `patience` seconds until the database could be written.
+    """
+    asked = heartbeat.clock.monotonic()
+
+    def work(session: Session) -> bool:
+        begin_writing(session)
+        handler = session.scalars(
+            select(DataFlow.handler)
+            .where(DataFlow.id == run.data_flow_id)
+            .with_for_update(skip_locked=True)
+        ).one_or_none()
+        if handler is None or heartbeat.clock.monotonic() - asked > patience:
+            return False
+        now = heartbeat.clock.now()
+        seconds = max((now - (run.started_at or now)).total_seconds(), 0)
+        told = {"duration": seconds, "log": log, **describe_error(error, heartbeat.secrets())}
+        finish(session, run, RunStatus.FAILED, now, *guards, **told)
+        follow_failure(session, heartbeat.flows.get(handler), run, now, lost=True)
+        return True
+
+    try:
+        return heartbeat.transact(work)
+    except ClaimLostError:
+        return False
