@@ -1,10 +1,10 @@
 """Registering: flows that are declared in code get their rows, once a process."""
 
-from datetime import datetime
+from contextlib import suppress
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm import defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
@@ -33,9 +33,7 @@ def register(heartbeat: Heartbeat) -> None:
         elif known[name] != definition.schedule:
             changed.add(name)
     if changed:  # else nothing is locked: a process may start while others write
-        with heartbeat.session() as session:
-            begin_writing(session)
-            _take_over(session, heartbeat.flows, changed, heartbeat.clock.now())
+        _take_over(heartbeat, changed)
     heartbeat.registered.set()
 
 
@@ -54,18 +52,14 @@ def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
         created_at=now,
         updated_at=now,
     )
-    try:
-        with heartbeat.session() as session:
-            session.add(flow)
-    except IntegrityError:
-        pass  # Another process was faster; its row is as good.
+    # Where another process was faster, its row is as good.
+    with suppress(IntegrityError), heartbeat.session() as session:
+        session.add(flow)
 
 
-def _take_over(
-    session: Session, flows: dict[str, FlowDefinition], changed: set[str], now: datetime
-) -> None:
-    """Follow a schedule changed in code, unless an operator has changed the row's since."""
-    rows = session.scalars(
+def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
+    """Follow schedules changed in code, unless an operator has changed the row's since."""
+    declared = (
         select(DataFlow)
         # Not the configuration: one that cannot be read is the matter of its own flow's runs.
         .options(defer(DataFlow.configuration))
@@ -73,13 +67,16 @@ def _take_over(
         .order_by(DataFlow.id)
         .with_for_update()
     )
-    for row in rows:
-        definition = flows[row.name]
-        if row.declared_schedule == definition.schedule:
-            continue
-        if str(definition.rule_of(row)) == row.declared_schedule:
-            row.run_interval, row.cron = definition.every, definition.cron
-            row.timezone = definition.timezone
-            row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
-        row.declared_schedule = definition.schedule
-        row.updated_at = now
+    with heartbeat.session() as session:
+        begin_writing(session)
+        now = heartbeat.clock.now()
+        for row in session.scalars(declared):
+            definition = heartbeat.flows[row.name]
+            if row.declared_schedule == definition.schedule:
+                continue
+            if str(definition.rule_of(row)) == row.declared_schedule:
+                row.run_interval, row.cron = definition.every, definition.cron
+                row.timezone = definition.timezone
+                row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
+            row.declared_schedule = definition.schedule
+            row.updated_at = now
