@@ -10,7 +10,6 @@ from importlib.resources import files
 
 from pydantic import SecretStr
 from pyramid.config import Configurator
-from pyramid.request import Request
 from sqlalchemy import URL
 
 from .clock import SystemClock
@@ -34,7 +33,9 @@ def includeme(config: Configurator) -> None:
     settings, url = read_settings(config.registry.settings)
     config.registry["heartbeat"] = make_heartbeat(settings, url)
     config.registry["heartbeat.places"] = {}
-    config.add_request_method(_heartbeat, "heartbeat", reify=True)
+    config.add_request_method(
+        lambda request: request.registry["heartbeat"], "heartbeat", reify=True
+    )
     config.add_directive("add_flow", add_flow)
     refuse_one_name_twice(config)
     if not settings.require_token:
@@ -66,11 +67,6 @@ def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
         tokens=Tokens(_secret(settings.token), settings.token_file),
         operator_tokens=Tokens(_secret(settings.operator_token), settings.operator_token_file),
     )
-
-
-def _heartbeat(request: Request) -> Heartbeat:
-    heartbeat: Heartbeat = request.registry["heartbeat"]
-    return heartbeat
 
 
 def _secret(value: SecretStr | None) -> str | None:

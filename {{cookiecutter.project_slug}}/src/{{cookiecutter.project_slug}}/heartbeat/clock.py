@@ -6,20 +6,10 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """What the engine asks of time. Each function reads it once and passes the value on."""
+    """What the engine asks of time, answered by the machine unless a clock answers itself.
 
-    def now(self) -> datetime:
-        """Return the wall-clock time, aware, in UTC."""
-
-    def monotonic(self) -> float:
-        """Return seconds that never go back, for durations."""
-
-    def sleep(self, seconds: float) -> None:
-        """Wait for `seconds`."""
-
-
-class SystemClock:
-    """The machine's own clock."""
+    Each function reads it once and passes the value on.
+    """
 
     def now(self) -> datetime:
         """Return the wall-clock time, aware, in UTC."""
@@ -32,3 +22,7 @@ class SystemClock:
     def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         time.sleep(seconds)
+
+
+class SystemClock(Clock):
+    """The machine's own clock."""

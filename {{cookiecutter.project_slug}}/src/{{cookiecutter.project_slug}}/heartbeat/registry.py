@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import venusian
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -36,13 +36,15 @@ _MODULES = {
     "after": ("ask", "conditions.py"),
     "when": ("ask", "conditions.py"),
 }
-# What tells whether a schedule can be read, by the name of its column or option.
-SCHEDULE_READERS: dict[str, Callable[[str], object]]
-SCHEDULE_READERS = {"cron": read_cron, "timezone": read_zone, "between": read_between}
 # No space around it: MySQL takes a name with and without one at its end for the same.
 _NAME = r"^[^/\s\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^/\s\x00-\x1f\x7f])?$"
 
 FlowName = Annotated[str, Field(max_length=200, pattern=_NAME, examples=["import_orders"])]
+Interval = Annotated[int, BeforeValidator(parse_every)]
+Seconds = Interval | None
+Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
+Zone = Annotated[str, Field(max_length=64), AfterValidator(lambda text: read_zone(text) and text)]
+Between = Annotated[str, AfterValidator(lambda text: read_between(text) and text)]
 
 
 class FlowOptions(TypedDict, total=False):
@@ -88,60 +90,45 @@ class FlowOptions(TypedDict, total=False):
     timeout: Duration | None
 
 
-def _seconds_or_none(value: object) -> int | None:
-    return None if value is None else parse_every(value)
+def _is_no_coroutine(function: Handler) -> Handler:
+    if inspect.iscoroutinefunction(function):
+        raise ValueError("is async: declare a plain function, and use asyncio.run() inside it")
+    return function
 
 
-Seconds = Annotated[int | None, BeforeValidator(_seconds_or_none)]
+def _is_json(given: dict[str, Any] | type[BaseModel]) -> dict[str, Any] | type[BaseModel]:
+    try:
+        json.dumps(given if isinstance(given, dict) else {}, allow_nan=False)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(error) from error
+    return given
 
 
-class FlowDefinition(BaseModel):
+_Configuration = Annotated[dict[str, Any] | type[BaseModel], AfterValidator(_is_json)]
+
+
+class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     """A registered flow: what the code declares. Durations are in seconds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    function: Handler
+    function: Annotated[Handler, AfterValidator(_is_no_coroutine)]
     place: str
     name: FlowName
     every: Seconds = Field(None, examples=["5m"])
-    cron: str | None = Field(None, max_length=200, examples=["0 3 * * *"])
-    timezone: str = Field("UTC", max_length=64, examples=["Europe/Berlin"])
-    between: str | None = Field(None, examples=["22:00-06:00"])
+    cron: Cron | None = Field(None, examples=["0 3 * * *"])
+    timezone: Zone = Field("UTC", examples=["Europe/Berlin"])
+    between: Between | None = Field(None, examples=["22:00-06:00"])
     start: Literal["now", "next"] = Field("now", examples=["next"])
     catch_up: Literal["once", "skip", "all"] = Field("once", examples=["skip"])
     grace: Seconds = Field(None, examples=["10m"])
-    configuration: dict[str, Any] | type[BaseModel] = Field({}, examples=[{"region": "eu"}])
+    configuration: _Configuration = Field({}, examples=[{"region": "eu"}])
     description: str = Field("", examples=["Copy new orders"])
     after: tuple[str, ...] = Field((), examples=[["extract"]])
     when: Callable[..., object] | None = Field(None, examples=["a function"])
     retries: int = Field(0, ge=0, examples=["3"])
-    retry_delay: Annotated[int, BeforeValidator(parse_every)] = Field(60, examples=["1m"])
+    retry_delay: Interval = Field(60, examples=["1m"])
     pause_after: int | None = Field(None, ge=1, examples=["10"])
     on_lost: Literal["fail", "retry"] = Field("fail", examples=["retry"])
     timeout: Seconds = Field(None, examples=["10m"])
-
-    @field_validator("cron", "timezone", "between")
-    @classmethod
-    def _can_be_read(cls, text: str | None, info: ValidationInfo) -> str | None:
-        if text is not None:
-            SCHEDULE_READERS[info.field_name or ""](text)
-        return text
-
-    @field_validator("configuration")
-    @classmethod
-    def _is_json(cls, given: dict[str, Any] | type[BaseModel]) -> object:
-        try:
-            json.dumps(given if isinstance(given, dict) else {}, allow_nan=False)
-        except (TypeError, RecursionError) as error:
-            raise ValueError(error) from error
-        return given
-
-    @field_validator("function")
-    @classmethod
-    def _is_no_coroutine(cls, function: Handler) -> Handler:
-        if inspect.iscoroutinefunction(function):
-            raise ValueError("is async: declare a plain function, and use asyncio.run() inside it")
-        return function
 
     @field_validator(*_MODULES)
     @classmethod
@@ -247,16 +234,14 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
     except ValidationError as error:
         told = "\n  ".join(describe_faults(error, given, FlowDefinition))
         raise DeclarationError(f"{given['place']}: flow {given['name']!r}:\n  {told}") from error
-    places = config.registry["heartbeat.places"]
-    places.setdefault(definition.name, []).append(info)
+    name = definition.name
+    config.registry["heartbeat.places"].setdefault(name, []).append(info)
 
-    introspectable = config.introspectable(
-        "data flows", definition.name, definition.name, "data flow"
-    )
+    introspectable = config.introspectable("data flows", name, name, "data flow")
     introspectable.update(dict(definition))
     config.action(
-        ("heartbeat flow", definition.name),
-        lambda: heartbeat.flows.__setitem__(definition.name, definition),
+        ("heartbeat flow", name),
+        lambda: heartbeat.flows.__setitem__(name, definition),
         introspectables=(introspectable,),
     )
 
