@@ -71,7 +71,7 @@ def config_for(connection: Connection) -> "Config":
         "connection": connection,
         "target_metadata": EngineBase.metadata,
         "version_table": VERSION_TABLE,
-        "include_name": _is_ours,
+        "include_name": lambda name, kind, _parents: kind != "table" or is_engine_table(name),
         "render_as_batch": True,
     }
     config = Config(attributes={"configure": configure})
@@ -79,7 +79,3 @@ def config_for(connection: Connection) -> "Config":
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
-
-
-def _is_ours(name: str | None, kind: str, _parents: object) -> bool:
-    return kind != "table" or is_engine_table(name)

@@ -17,21 +17,19 @@ COLUMNS = (
     sa.Column("skipped_slots", sa.BigInteger(), nullable=False, server_default="0"),
     sa.Column("held_because", sa.Text()),
 )
-INDEXES = {
-    "data_flows": ["last_slot_at"],
-    "data_flow_runs": ["data_flow_id", "status", "ended_at", "id"],
-}
+LAST_SLOTS = "ix_data_flows_last_slot_at"
+ENDS = "ix_data_flow_runs_data_flow_id_status_ended_at_id"
 
 
 def upgrade() -> None:
     for column in COLUMNS:
         op.add_column("data_flows", column)
-    for table, columns in INDEXES.items():
-        op.create_index(f"ix_{table}_{'_'.join(columns)}", table, columns)
+    op.create_index(LAST_SLOTS, "data_flows", ["last_slot_at"])
+    op.create_index(ENDS, "data_flow_runs", ["data_flow_id", "status", "ended_at", "id"])
 
 
 def downgrade() -> None:
-    for table, columns in INDEXES.items():
-        op.drop_index(f"ix_{table}_{'_'.join(columns)}", table)
+    op.drop_index(ENDS, "data_flow_runs")
+    op.drop_index(LAST_SLOTS, "data_flows")
     for column in reversed(COLUMNS):
         op.drop_column("data_flows", column.name)
