@@ -72,7 +72,9 @@ def _step(session: Session, heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> 
     after, runs, removed_runs, removed_beats = walk.after, list[int](), 0, 0
     for after, _handler, last_run_at, has_old in flows:
         if has_old:
-            old_runs = _old_runs(after, last_run_at, keep_runs, too_old)
+            old_runs = _old_runs(after, keep_runs, too_old)
+            # The last run stays, even if the clock was ahead when those before it ended.
+            old_runs = old_runs.where(DataFlowRun.ended_at != last_run_at)
             runs += session.scalars(old_runs.limit(ROWS - len(runs)))
         if len(runs) == ROWS:
             break
@@ -82,14 +84,10 @@ def _step(session: Session, heartbeat: Heartbeat, walk: Walk, *, wait: bool) -> 
     if runs or beats or unknown:
         if not begin_writing(session, wait=wait):
             return walk
-        forgotten = (
-            DataFlowRun.pending()
-            .join(DataFlowRun.data_flow)
-            .options(contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration))
-            .where(DataFlow.id.in_(unknown), DataFlowRun.created_at < too_old)
-            .with_for_update(skip_locked=True)
-        )
-        for run in session.scalars(forgotten):
+        waiting = DataFlowRun.pending().where(DataFlowRun.created_at < too_old)
+        forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(unknown))
+        with_flow = contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration)
+        for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
             run.fail(Cancelled(f"no process knows the handler {run.data_flow.handler!r}"), now)
             run.data_flow.last_run_at, run.data_flow.last_run_status = now, run.status
         removed_runs = _remove(session, DataFlowRun, runs)
@@ -121,18 +119,14 @@ def _has_old(keep_runs: int, too_old: datetime) -> ColumnElement[bool]:
     return answer
 
 
-def _old_runs(
-    flow_id: int, last_run_at: datetime | None, keep_runs: int, too_old: datetime
-) -> Select[int]:
-    """Select the runs of a flow that are to go."""
-    old = select(DataFlowRun.id).where(
-        DataFlowRun.data_flow_id == flow_id, DataFlowRun.status.in_(ENDED)
-    )
+def _old_runs(flow_id: int, keep_runs: int, too_old: datetime) -> Select[int]:
+    """Select the runs of a flow that are older than what is kept."""
+    mine = DataFlowRun.data_flow_id == flow_id, DataFlowRun.status.in_(ENDED)
+    old = select(DataFlowRun.id).where(*mine, DataFlowRun.ended_at < too_old)
     for status in ENDED:
         kept = _ended(flow_id, status).limit(keep_runs).subquery()
         old = old.where(DataFlowRun.id.not_in(select(kept.c.id)))
-    # The last run stays, even if the clock was ahead when those before it ended.
-    return old.where(DataFlowRun.ended_at < too_old, DataFlowRun.ended_at != last_run_at)
+    return old
 
 
 def _remove(session: Session, table: type[DataFlowRun | DataFlowBeat], ids: list[int]) -> int:

@@ -170,12 +170,8 @@ class _Child:
 
 def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -> bytes:
     """Return what a child reads: first what it takes to start, then what its flow needs."""
-    loggers = {"": logging.root, **logging.root.manager.loggerDict}
-    levels = {
-        name: logger.level
-        for name, logger in loggers.items()
-        if isinstance(logger, logging.Logger) and logger.level
-    }
+    loggers = (logging.root, *logging.root.manager.loggerDict.values())
+    levels = {each.name: each.level for each in loggers if isinstance(each, logging.Logger)}
     work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, definition, run)
     return b"".join(map(pickle.dumps, (sys.path, _work, definition.timeout, levels, work)))
 
@@ -208,13 +204,11 @@ def _work(orders: IO[bytes]) -> None:
     settings, url, clock, definition, run = pickle.load(orders)  # noqa: S301
     threading.Thread(target=_end_with_parent, args=(orders.fileno(),), daemon=True).start()
 
-    def tell_transaction(
-        _session: Session, transaction: SessionTransaction, connection: Connection
-    ) -> None:
+    def tell_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if not transaction.nested:
             answers.tell("transaction", open_transaction(connection))
 
-    event.listen(FlowSession, "after_begin", tell_transaction)
+    event.listen(FlowSession, "after_begin", tell_begin)
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
     heartbeat.flows[run.handler] = definition

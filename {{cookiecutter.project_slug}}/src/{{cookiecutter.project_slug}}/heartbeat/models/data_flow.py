@@ -120,10 +120,8 @@ class DataFlow(Dated, EngineBase):
     def last_run(self) -> DataFlowRun | None:
         """The run that was made last, whatever became of it; None if there never was one."""
         session = object_session(self)
-        if session is None:
-            return None
-        newest_first = self.runs.select().order_by(DataFlowRun.id.desc())
-        return session.scalars(newest_first.limit(1)).one_or_none()
+        newest = self.runs.select().order_by(DataFlowRun.id.desc()).limit(1)
+        return session.scalar(newest) if session else None
 
     @property
     def successful_runs(self) -> sa.Select[DataFlowRun]:

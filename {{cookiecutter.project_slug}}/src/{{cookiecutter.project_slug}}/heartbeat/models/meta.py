@@ -95,20 +95,17 @@ class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQ
     name = "seconds_before"
 
 
-@compiles(seconds_before, "postgresql")
-def _on_postgresql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
-    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} - ({seconds}) * interval '1 second')"
-
-
-@compiles(seconds_before, "mysql", "mariadb")
-def _on_mysql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
-    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
-
-
-@compiles(seconds_before, "sqlite")
-def _on_sqlite(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+_ON_MYSQL = "({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
+_SECONDS_BEFORE = {
+    "postgresql": "({moment} - ({seconds}) * interval '1 second')",
+    "mysql": _ON_MYSQL,
+    "mariadb": _ON_MYSQL,
     # The text that SQLAlchemy stores, so that both sides compare as text; whole milliseconds.
+    "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-({seconds})) || ' seconds') || '000')",
+}
+
+
+@compiles(seconds_before)
+def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-({seconds})) || ' seconds') || '000')"
+    return _SECONDS_BEFORE[compiler.dialect.name].format(moment=moment, seconds=seconds)

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..models import DataFlowRun, RunStatus
+from ..models import DataFlowRun
 from .run import ClaimedRun
 
 # How often the keeper looks at the clock, in seconds; also how soon it tries again what it could
@@ -51,22 +51,12 @@ def renew(heartbeat: Heartbeat, claims: Mapping[int, str]) -> int:
     def work(session: Session) -> int:
         begin_writing(session)
         now = heartbeat.clock.now()
-        ours = session.scalars(
-            select(DataFlowRun.id)
-            .where(
-                DataFlowRun.id.in_(claims),
-                DataFlowRun.claim_id.in_(claims.values()),
-                DataFlowRun.status == RunStatus.IN_PROGRESS.value,
-            )
-            .order_by(DataFlowRun.id)
-            .with_for_update(skip_locked=True)
-        ).all()
+        claimed = DataFlowRun.id.in_(claims), DataFlowRun.claim_id.in_(claims.values())
+        living = DataFlowRun.in_progress().with_only_columns(DataFlowRun.id).where(*claimed)
+        ours = session.scalars(living.with_for_update(skip_locked=True)).all()
         until = now + timedelta(seconds=heartbeat.settings.lease)
-        session.execute(
-            update(DataFlowRun)
-            .where(DataFlowRun.id.in_(ours))
-            .values(lease_expires_at=until, updated_at=now)
-        )
+        renewal = update(DataFlowRun).where(DataFlowRun.id.in_(ours))
+        session.execute(renewal.values(lease_expires_at=until, updated_at=now))
         return len(ours)
 
     return heartbeat.transact(work)
@@ -88,7 +78,6 @@ def _keep(heartbeat: Heartbeat) -> None:
         if leapt or passed >= heartbeat.settings.lease / 3:
             try:
                 renew(heartbeat, claims)
+                wall, ticks = clock.now(), clock.monotonic()
             except Exception:
                 log.exception("%d leases could not be renewed: tried again at once", len(claims))
-            else:
-                wall, ticks = clock.now(), clock.monotonic()

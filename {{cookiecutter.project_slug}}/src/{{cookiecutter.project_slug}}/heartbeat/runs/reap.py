@@ -72,11 +72,8 @@ def end_lost(
 
     def work(session: Session) -> bool:
         begin_writing(session)
-        handler = session.scalars(
-            select(DataFlow.handler)
-            .where(DataFlow.id == run.data_flow_id)
-            .with_for_update(skip_locked=True)
-        ).one_or_none()
+        handlers = select(DataFlow.handler).where(DataFlow.id == run.data_flow_id)
+        handler = session.scalar(handlers.with_for_update(skip_locked=True))
         if handler is None or heartbeat.clock.monotonic() - asked > patience:
             return False
         now = heartbeat.clock.now()

@@ -59,18 +59,13 @@ def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
 
 def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
     """Follow schedules changed in code, unless an operator has changed the row's since."""
-    declared = (
-        select(DataFlow)
-        # Not the configuration: one that cannot be read is the matter of its own flow's runs.
-        .options(defer(DataFlow.configuration))
-        .where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
-        .order_by(DataFlow.id)
-        .with_for_update()
-    )
+    declared = select(DataFlow).where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
+    # Not the configuration: one that cannot be read is the matter of its own flow's runs.
+    rows = declared.options(defer(DataFlow.configuration)).order_by(DataFlow.id).with_for_update()
     with heartbeat.session() as session:
         begin_writing(session)
         now = heartbeat.clock.now()
-        for row in session.scalars(declared):
+        for row in session.scalars(rows):
             definition = heartbeat.flows[row.name]
             if row.declared_schedule == definition.schedule:
                 continue

@@ -47,11 +47,10 @@ def read_cron(expression: str) -> Cron:
         fields = CronSim(text if len(parts) == FIELDS else "", datetime(2000, 1, 1, tzinfo=UTC))
         next(fields)
     except (CronSimError, StopIteration) as error:
-        message = (
+        raise DeclarationError(
             f"{expression!r} is no cron expression ({str(error) or 'It never comes'}): write "
             'minute, hour, day of the month, month, day of the week, such as "0 3 * * MON-FRI"'
-        )
-        raise DeclarationError(message) from error
+        ) from error
     hours, minutes = sorted(fields.hours), sorted(fields.minutes)
     times = [timedelta(hours=hour, minutes=minute) for hour in hours for minute in minutes]
     return Cron(fields, times, "*" in (parts[0][0], parts[1][0]))
