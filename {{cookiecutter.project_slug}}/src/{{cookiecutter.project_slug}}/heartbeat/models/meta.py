@@ -35,8 +35,7 @@ class UTCDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         if value.tzinfo is None:
-            message = f"{value!r} has no time zone: use datetime.now(UTC) or Clock.now()"
-            raise ValueError(message)
+            raise ValueError(f"{value!r} has no time zone: use datetime.now(UTC) or Clock.now()")
         value = value.astimezone(UTC)
         return value if dialect.name == "postgresql" else value.replace(tzinfo=None)
 
