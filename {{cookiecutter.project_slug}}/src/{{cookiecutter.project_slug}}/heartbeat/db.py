@@ -214,11 +214,6 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
     return _begin_on_sqlite(session.connection(), wait=wait)
 
 
-def may_chain_writes(connection: Connection) -> bool:
-    """Tell whether one statement may hold two writes, the second with what the first returns."""
-    return connection.dialect.name == "postgresql"
-
-
 @contextmanager
 def reading_only(session: Session) -> Iterator[None]:
     """Let the session's transaction, which is to begin with this, write nothing in the block."""

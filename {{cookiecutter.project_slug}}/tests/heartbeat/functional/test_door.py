@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pyramid.authorization import Deny, Everyone
 from pyramid.config import Configurator
-from sqlalchemy import make_url, select
+from sqlalchemy import event, make_url, select
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
@@ -426,6 +426,27 @@ def test_a_fault_of_the_program_is_told_without_its_words(
     assert "RuntimeError" in response.json["detail"]
     assert "hunter2" not in response.text
     assert TOKEN not in response.text
+
+
+def test_a_server_that_was_away_for_a_moment_is_told_to_be_called_again(
+    make_app: MakeApp, post: Post
+) -> None:
+    app = make_app()
+    post(app, status=200)
+    engine = heartbeat_of(app).engine
+    engine.dispose()
+    away = [engine.dialect.loaded_dbapi.OperationalError("it is starting up")]
+
+    @event.listens_for(engine, "do_connect")
+    def refuse_once(*_ignored: object) -> None:
+        if away:
+            raise away.pop()
+
+    response = post(app, status=503)
+
+    assert response.headers["Retry-After"].isdecimal()
+    assert "it is starting up" in response.json["detail"]
+    post(app, status=200)
 
 
 def test_a_broken_database_file_is_told_as_one(

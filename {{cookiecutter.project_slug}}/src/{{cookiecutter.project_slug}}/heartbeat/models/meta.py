@@ -108,3 +108,8 @@ _SECONDS_BEFORE = {
 def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
     return _SECONDS_BEFORE[compiler.dialect.name].format(moment=moment, seconds=seconds)
+
+
+def may_chain_writes(connection: sa.Connection) -> bool:
+    """Tell whether one statement may hold two writes, the second with what the first returns."""
+    return connection.dialect.name == "postgresql"

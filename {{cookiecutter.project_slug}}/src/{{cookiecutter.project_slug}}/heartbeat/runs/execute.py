@@ -15,7 +15,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import may_chain_writes
 from ..errors import (
     ClaimLostError,
     ConfigurationError,
@@ -23,6 +22,7 @@ from ..errors import (
     ResultError,
 )
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
+from ..models.meta import may_chain_writes
 from ..redaction import describe_error
 from ..registry import FlowDefinition
 from .lease import kept

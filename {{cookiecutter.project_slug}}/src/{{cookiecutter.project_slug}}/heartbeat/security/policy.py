@@ -18,9 +18,10 @@ from pyramid.interfaces import ISecurityPolicy
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.security import Allowed, Denied
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from ..core import Heartbeat
+from ..db import reason
 from ..errors import DatabaseNotReadyError
 from ..migrations import require_current
 from ..redaction import describe_error, redact
@@ -226,8 +227,10 @@ def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
         except (DatabaseNotReadyError, DBAPIError) as cause:
             error = cause
         else:
-            if error.connection_invalidated:
-                error = DatabaseNotReadyError("the database broke the connection off: call again")
+            # Without a statement it failed to connect, or to commit.
+            unstated = isinstance(error, OperationalError) and error.statement is None
+            if error.connection_invalidated or unstated:
+                error = DatabaseNotReadyError(f"the database failed ({reason(error)}): call again")
     if isinstance(error, DatabaseNotReadyError):
         detail = redact(str(error), heartbeat.secrets())
         log.error("the heartbeat cannot work: %s", detail)
