@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from json import JSONDecodeError
-from typing import Annotated, TypeVar
+from typing import TypeVar
 
-from pydantic import AfterValidator, BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 from sqlalchemy import delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
@@ -21,17 +21,13 @@ from . import errors
 from .core import Heartbeat
 from .db import begin_writing
 from .models import DataFlow, DataFlowRun, RunStatus, Trigger
-from .registry import FlowDefinition, FlowName, Seconds
+from .registry import Cron, FlowDefinition, FlowName, Seconds, Zone
 from .runs.claim import take_pending
 from .runs.execute import execute
 from .runs.run import ClaimedRun, Window
-from .schedules.between import read_zone
-from .schedules.cron import read_cron
 from .schedules.rule import Rule, first_slot, next_slots, rescheduled
 
 _Input = TypeVar("_Input", bound=BaseModel)
-_Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
-_Zone = Annotated[str, AfterValidator(lambda text: read_zone(text) and text)]
 
 
 class FlowChange(BaseModel, extra="forbid", allow_inf_nan=False):
@@ -40,8 +36,8 @@ class FlowChange(BaseModel, extra="forbid", allow_inf_nan=False):
     name: FlowName = ""
     enabled: bool = True
     every: Seconds = None
-    cron: _Cron | None = None
-    timezone: _Zone = "UTC"
+    cron: Cron | None = None
+    timezone: Zone = "UTC"
     configuration: dict[str, JsonValue] = {}
 
 

@@ -7,7 +7,7 @@ flow is waiting for.
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -38,7 +38,7 @@ CONTENDED_PAUSE = 0.05
 REPLY_GRACE = 0.5
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class BeatReport:
     """What a beat found and did: the members of the reply. `duration` is in seconds.
 
@@ -54,7 +54,7 @@ class BeatReport:
     runs_reaped: int = 0
     duration: float = 0.0
     goes_on: bool = False
-    run_ids: tuple[int, ...] = ()
+    run_ids: list[int] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
         """Return the counts and the duration: what the beat's row keeps."""
@@ -85,13 +85,12 @@ class _Beat:
 
     def __init__(self, heartbeat: Heartbeat, source: str, wait: float | None) -> None:
         self.heartbeat, self.source = heartbeat, source
-        self.received_at, self.began = heartbeat.clock.now(), heartbeat.clock.monotonic()
+        self.began = heartbeat.clock.monotonic()
         self.deadline = self.began + (threading.TIMEOUT_MAX if wait is None else wait)
-        self.due = self.triggered = self.succeeded = self.failed = self.reaped = 0
+        self.so_far = BeatReport(heartbeat.clock.now())
         self.row_id: int | None = None
         self.error: BaseException | None = None
         self.answer: BeatReport | None = None
-        self.run_ids: list[int] = []
         # How often flows have caught up in it, and which may run, by id: see `due.free_of`.
         self.claims = Counter[int]()
         self.answers: dict[int, bool] = {}
@@ -133,17 +132,8 @@ class _Beat:
     def report(self) -> BeatReport:
         """Return what is known by now."""
         with self.counting:
-            return BeatReport(
-                timestamp=self.received_at,
-                flows_due=self.due,
-                flows_triggered=self.triggered,
-                flows_succeeded=self.succeeded,
-                flows_failed=self.failed,
-                flows_in_progress=self.triggered - self.succeeded - self.failed,
-                runs_reaped=self.reaped,
-                duration=round(self.heartbeat.clock.monotonic() - self.began, 6),
-                run_ids=tuple(self.run_ids),
-            )
+            duration = round(self.heartbeat.clock.monotonic() - self.began, 6)
+            return replace(self.so_far, duration=duration, run_ids=[*self.so_far.run_ids])
 
     def _look(self) -> bool:
         """Reap, and tell whether there is anything to do; if not, that is all of the beat."""
@@ -151,7 +141,7 @@ class _Beat:
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
             found = look(session, flows, now, *free)
-            self.due = found.due
+            self.so_far.flows_due = found.due
             suspects = expired_runs(session, now) if found.expired else ()
             idle = not any(found)
             if idle:
@@ -159,9 +149,9 @@ class _Beat:
         if found.ahead:
             self.heartbeat.transact(lambda session: anchor_anew(session, self.heartbeat))
             with self.heartbeat.session() as session:
-                self.due = look(session, flows, now, *free).due
+                self.so_far.flows_due = look(session, flows, now, *free).due
         if suspects:
-            self.reaped = reap(self.heartbeat, suspects)
+            self.so_far.runs_reaped = reap(self.heartbeat, suspects)
         return not idle
 
     def _claim_and_execute(self) -> None:
@@ -179,7 +169,7 @@ class _Beat:
             pause = self._seconds_left()
             if runs:
                 contended = 0
-            elif self.report().flows_in_progress == 0:
+            elif self.so_far.flows_in_progress == 0:
                 done = executor.stopped or not due or contended == CONTENDED_CLAIMS
                 if done or not self._anything_due():
                     return
@@ -205,8 +195,9 @@ class _Beat:
                     runs = self._claim_for(workers.free, singly=True)
             workers.taken = len(runs)
         with self.counting:
-            self.triggered += len(runs)
-            self.run_ids += [run.id for run in runs]
+            self.so_far.flows_triggered += len(runs)
+            self.so_far.flows_in_progress += len(runs)
+            self.so_far.run_ids += [run.id for run in runs]
         flows, most = self.heartbeat.flows, self.heartbeat.settings.catch_up_limit
         for run in runs:
             self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
@@ -226,10 +217,9 @@ class _Beat:
     def _execute(self, run: ClaimedRun) -> None:
         status = execute(self.heartbeat, run)
         with self.counting:
-            if status == RunStatus.SUCCESS:
-                self.succeeded += 1
-            else:
-                self.failed += 1
+            self.so_far.flows_in_progress -= 1
+            self.so_far.flows_succeeded += status == RunStatus.SUCCESS
+            self.so_far.flows_failed += status != RunStatus.SUCCESS
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
         """Ask the conditions of what has come to be due; return what keeps flows from running."""
@@ -253,6 +243,6 @@ class _Beat:
         return report
 
     def _insert(self, session: Session, report: BeatReport) -> int:
-        row = {"received_at": self.received_at, "source": self.source[:200], **report.counts()}
+        row = {"received_at": report.timestamp, "source": self.source[:200], **report.counts()}
         key: Any = session.connection().execute(insert(_BEAT), row).inserted_primary_key
         return int(key.id)

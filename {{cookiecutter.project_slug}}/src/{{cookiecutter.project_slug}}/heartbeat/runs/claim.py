@@ -196,15 +196,9 @@ def _insert(
     """Insert a run for each flow, ours from the start; return them."""
     if not runs:
         return []
-    new = {
-        "trigger": Trigger.SCHEDULE.value,
-        "scheduled_for": None,
-        "missed_slots": 0,
-        "attempt": 1,
-    }
+    new = {"created_at": now, "trigger": Trigger.SCHEDULE.value, "attempt": 1}
     rows = [
-        {"data_flow_id": flow.id, "created_at": now, **new, **run}
-        | _taken(heartbeat, flow, new | dict(run), now)
+        {"data_flow_id": flow.id, **new, **run, **_taken(heartbeat, flow, run, now)}
         for flow, run in runs
     ]
     connection = session.connection()

@@ -92,7 +92,7 @@ def reply(report: BeatReport) -> dict[str, Any]:
     return {"timestamp": report.timestamp.isoformat(), **report.counts()}
 
 
-def _runs(heartbeat: Heartbeat, ids: tuple[int, ...]) -> list[dict[str, Any]]:
+def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[dict[str, Any]]:
     """Return what became of this beat's runs, by now."""
     flows_runs = select(DataFlowRun, DataFlow.name).join(DataFlowRun.data_flow)
     mine = flows_runs.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id)
