@@ -203,11 +203,10 @@ def heartbeat_commands() -> set[str]:
     for name, source in modules().items():
         if name.startswith("cli/"):
             for node in ast.walk(ast.parse(source)):
-                if isinstance(node, ast.FunctionDef) and any(
-                    ast.unparse(decorator).startswith("click.command(")
-                    for decorator in node.decorator_list
-                ):
-                    found.add(node.name)
+                if isinstance(node, ast.FunctionDef):
+                    made = {ast.unparse(each).partition("(")[0] for each in node.decorator_list}
+                    if made & {"click.command", "command", "on_flow"}:
+                        found.add(node.name)
     return found
 
 

@@ -90,6 +90,10 @@ class Other:
         def before(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
             if self.thread is None and statement.startswith("UPDATE data_flow_runs "):
                 self.ask_for(FLOW)
+            elif self.thread is None and statement.startswith("WITH ended "):
+                # It takes both, one after the other, and looks for a deadlock while it waits.
+                self.thread = threading.Thread(target=self._ask_who_waits)
+                self.thread.start()
             elif self.errors and self.thread:
                 self.thread.join(SECONDS)  # so that the second try meets nobody
 
@@ -104,6 +108,12 @@ class Other:
         if self.thread:
             self.thread.join(SECONDS)
         self.session.close()
+
+    def _ask_who_waits(self) -> None:
+        with self.engine.connect() as connection:
+            wait_until(lambda: self._is_waiting(connection), "nobody waits for the run's row")
+        self.session.execute(FLOW.with_for_update())
+        self.session.rollback()
 
     def _is_waiting(self, connection: Connection) -> bool:
         waiting: int = connection.execute(text(WAITING)).scalar_one()
