@@ -18,8 +18,8 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
 
 from ...factories import NOON, data_flow, data_flow_beat, data_flow_run
 from ..conftest import FakeClock, MakeApp
+from .operated import AS_OPERATOR, SECRET
 
-OPERATOR = "an-operator-token-for-tests-alone"
 Why = Callable[..., str]
 
 
@@ -40,7 +40,7 @@ def app(make_app: MakeApp) -> TestApp:
         (count, {"name": "at night", "between": "22:00-06:00"}),
         (count, {"name": "in turn", "after": ["count", "at night"]}),
         (count, {"name": "held", "when": not_now}),
-        **{"heartbeat.operator_token": OPERATOR},
+        **SECRET,
     )
 
 
@@ -49,10 +49,8 @@ def flow(app: TestApp) -> Callable[[str], dict[str, Any]]:
     """Look at a flow as the operator."""
 
     def look(name: str) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {OPERATOR}"}
-        members: dict[str, Any] = app.get(
-            f"/heartbeat/flows/{name}".rstrip("/"), headers=headers
-        ).json
+        path = f"/heartbeat/flows/{name}".rstrip("/")
+        members: dict[str, Any] = app.get(path, headers=AS_OPERATOR).json
         return members
 
     return look
