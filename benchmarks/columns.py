@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .bench import COLUMNS, Bench, in_turn, say
@@ -144,8 +145,7 @@ def single(bench: Bench) -> None:
     with ExitStack() as kept:
         made = stands(bench, kept, 1)
         works: dict[str, Callable[[], list[float]]] = {
-            ROWS[kind]: lambda here=here: here.single(times)  # type: ignore[misc]
-            for kind, here in made.items()
+            ROWS[kind]: partial(here.single, times) for kind, here in made.items()
         }
         works |= views_in_turn(bench, kept, times)
         for peer in peers_with(bench, "one"):
@@ -203,7 +203,7 @@ def tick(bench: Bench) -> None:
             say(f"loading {rows} flows")
             for kind, here in stands(bench, kept, rows).items():
                 here.beats(times)
-                works[f"{kind} {rows}"] = lambda here=here: here.beats(times)  # type: ignore[misc]
+                works[f"{kind} {rows}"] = partial(here.beats, times)
         works |= views_in_turn(bench, kept, times)
         measured = medians(in_turn(rounds, works)[0])
     for kind, row in ROWS.items():

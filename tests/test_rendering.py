@@ -227,7 +227,7 @@ def template_words(files: dict[str, bytes]) -> list[str]:
     found = []
     for name, content in files.items():
         if not name.endswith((".jinja2", ".mako")):
-            braces = r"\{%|\{#" if name.endswith(".py") else r"\{%|\{#|(?<!\$)\{\{"
+            braces = r"\{[%#]" if name.endswith(".py") else r"\{[%#]|(?<!\$)\{\{"
             words = re.compile(rf"{braces}|cookiecutter", re.IGNORECASE)
             found += [f"{name}: {match[0]}" for match in words.finditer(content.decode())]
     return found

@@ -99,7 +99,7 @@ def load(rows: int) -> None:
         ).fetchone()
         columns = row[0] if row else ""
         connection.execute(
-            f"INSERT INTO dbos.workflow_status (workflow_uuid, {columns}) "  # noqa: S608
+            f"INSERT INTO dbos.workflow_status (workflow_uuid, {columns}) "
             f"SELECT workflow_uuid || '-' || n, {columns} FROM dbos.workflow_status, "
             f"generate_series(1, {rows - 1}) AS n WHERE status = 'DELAYED'".encode()
         )

@@ -23,7 +23,7 @@ CLAIM = f"""
     )
     INSERT INTO runs (flow_id, slot, status, started_at)
     SELECT id, next_run_at, 'in_progress', %(now)s FROM due RETURNING id, flow_id
-"""  # noqa: S608 - made of constants
+"""
 END_RUN = (
     "UPDATE runs SET status = 'success', ended_at = %s WHERE id = %s AND status = 'in_progress'"
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 
 LINGER_SECONDS = 600
 
@@ -30,10 +31,12 @@ def milliseconds(began: float) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def wait_for(done: object, wanted: object, pause: float = 0.01, patience: float = 600) -> None:
+def wait_for(
+    done: Callable[[], object], wanted: object, pause: float = 0.01, patience: float = 600
+) -> None:
     """Call `done` until it returns what is wanted; not so often that it slows what it waits for."""
     deadline = time.monotonic() + patience
-    while done() != wanted:  # type: ignore[operator]
+    while done() != wanted:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"still {done()} instead of {wanted}")  # type: ignore[operator]
+            raise TimeoutError(f"still {done()} instead of {wanted}")
         time.sleep(pause)
