@@ -105,8 +105,9 @@ class _Beat:
                 self._claim_and_execute()
                 if self.heartbeat.executor.abandoned:
                     self.ended.set()  # the process stops: the reply waits for no database
-                with self.heartbeat.session() as session:
-                    self.answer = self._save(session)
+                if self.answer is None:
+                    with self.heartbeat.session() as session:
+                        self.answer = self._save(session)
             if not self.heartbeat.executor.stopped:
                 self._do_chores()
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
@@ -228,10 +229,14 @@ class _Beat:
         return free_of(self.heartbeat, self.answers)
 
     def _anything_due(self) -> bool:
+        """Look again. What finds nothing when all runs have ended writes the beat's row, too."""
         free = self._ask()
         with self.heartbeat.session() as session:
             found = look(session, self.heartbeat.flows, self.heartbeat.clock.now(), *free)
-            return bool(found.due or found.pending)
+            due = bool(found.due or found.pending)
+            if not due and self.so_far.flows_in_progress == 0:
+                self.answer = self._save(session)
+        return due
 
     def _save(self, session: Session) -> BeatReport:
         """Insert the beat's row, or bring its counts up to date; return what it says."""
