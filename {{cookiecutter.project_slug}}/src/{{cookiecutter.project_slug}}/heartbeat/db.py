@@ -106,8 +106,8 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
         # Parameters stay out of error messages, which are stored and logged.
         engine = create_engine(url, hide_parameters=True, **options)
     except (ImportError, ArgumentError) as error:
-        message = f"the database driver of {url.drivername!r} cannot be used: {error}"
-        raise SettingsError(message) from error
+        told = f"the database driver of {url.drivername!r} cannot be used ({error})"
+        raise SettingsError(f"{told}: install it or mend sqlalchemy.url or DATABASE_URL") from error
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "before_cursor_execute", _begin_immediate)

@@ -67,7 +67,7 @@ def test_a_url_that_is_none_is_told_with_an_example_and_not_shown(
 
 
 def test_a_driver_that_is_not_installed_is_named() -> None:
-    with pytest.raises(SettingsError, match=r"postgresql\+nodriver"):
+    with pytest.raises(SettingsError, match=r"postgresql\+nodriver.* install it or mend"):
         make_engine(make_url("postgresql+nodriver://joe@db/app"))
 
 
