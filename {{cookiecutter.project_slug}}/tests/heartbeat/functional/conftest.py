@@ -12,6 +12,7 @@ from pyramid.config import Configurator
 from pyramid.router import Router
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from webtest import TestApp
 
 from {{cookiecutter.project_slug}}.heartbeat import (
     Run,
@@ -27,6 +28,7 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
 )
 
 from ..conftest import TOKEN
+from .operated import Call, as_operator
 
 SECONDS = 30
 
@@ -84,6 +86,12 @@ def command(ini_file: Callable[..., Path]) -> Command:
         return CliRunner().invoke(main, [*arguments, "-c", str(file)])
 
     return call
+
+
+@pytest.fixture
+def call(app: TestApp) -> Call:
+    """Call a resource of the test's application as the operator; return the response."""
+    return as_operator(app)
 
 
 @pytest.fixture

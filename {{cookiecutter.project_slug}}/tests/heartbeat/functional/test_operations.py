@@ -19,7 +19,6 @@ from .operated import (
     Call,
     Post,
     add_flow,
-    as_operator,
     count,
     path_of,
     runs_of,
@@ -47,12 +46,6 @@ DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_back
 def app(make_app: MakeApp) -> TestApp:
     """Make an application with one flow, `count`, every five minutes."""
     return make_app((count, {"configuration": {"region": "eu"}}), **SECRET)
-
-
-@pytest.fixture
-def call(app: TestApp) -> Call:
-    """Call a resource as the operator; return the response."""
-    return as_operator(app)
 
 
 # ---------------------------------------------------------------------------------------------

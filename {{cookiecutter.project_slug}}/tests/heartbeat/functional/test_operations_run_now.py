@@ -13,19 +13,13 @@ from {{cookiecutter.project_slug}}.heartbeat import (
 from ...factories import NOON, data_flow, data_flow_run
 from ..conftest import MakeApp, heartbeat_of
 from .conftest import Gate, settle
-from .operated import AS_OPERATOR, SECRET, Call, Post, as_operator, count, path_of, row_of, runs_of
+from .operated import AS_OPERATOR, SECRET, Call, Post, count, path_of, row_of, runs_of
 
 
 @pytest.fixture
 def app(make_app: MakeApp) -> TestApp:
     """Make an application with one flow, `count`, every five minutes."""
     return make_app((count, {"configuration": {"region": "eu"}}), **SECRET)
-
-
-@pytest.fixture
-def call(app: TestApp) -> Call:
-    """Call a resource as the operator; return the response."""
-    return as_operator(app)
 
 
 def test_run_now_starts_at_once_and_its_location_leads_to_the_run(
