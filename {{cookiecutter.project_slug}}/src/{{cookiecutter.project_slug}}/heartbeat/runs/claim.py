@@ -48,11 +48,6 @@ _INSERT_RUN = insert(_RUN).returning(_RUN.c.data_flow_id, _RUN.c.id)
 _INSERT_RUN = _INSERT_RUN.execution_options(insertmanyvalues_page_size=3)
 _CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
 _CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
-# What a process keeps of a run that it has claimed.
-_KEPT = (
-    *("id", "data_flow_id", "trigger", "attempt", "missed_slots", "scheduled_for"),
-    *("window_start", "window_end", "started_at", "claim_id", "worker"),
-)
 
 
 def claim(
@@ -231,10 +226,8 @@ def _taken(
 
 
 def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
-    columns = {name: run[name] for name in _KEPT}
-    return ClaimedRun(
-        flow_name=flow.name, handler=flow.handler, configuration=flow.configuration, **columns
-    )
+    known = {**flow._asdict(), "flow_name": flow.name, **run}
+    return ClaimedRun(**{name: known[name] for name in ClaimedRun.__slots__})
 
 
 def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:

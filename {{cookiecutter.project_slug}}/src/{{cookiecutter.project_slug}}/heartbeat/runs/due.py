@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, bindparam, func, or_, select, true
+from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -20,7 +20,10 @@ from ..schedules.rule import due, slot_before
 # What a claim reads of a flow.
 FlowRow = Row[*tuple[Any, ...]]
 _NOW, _SOON, _AHEAD = (bindparam(name, type_=UTCDateTime()) for name in ("now", "soon", "ahead"))
-_IS_KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
+# In a CASE, PostgreSQL takes half of the flows for known. Before its first statistics it would take
+# one in a hundred, and so sort all that are due at each claim, where the index has them in order.
+_KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
+_IS_KNOWN = case((_KNOWN, true()), else_=false())
 
 # Flows that are due and whose handler is registered here. This stands in the statement itself,
 # before its limit: a row that cannot run must not take the place of one that can.
