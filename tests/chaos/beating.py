@@ -101,7 +101,7 @@ class Chaos:
         self.places = [Place(process) for process in self.site.start_all(PROCESSES)]
         with ThreadPoolExecutor(BEATERS) as pool:
             beaters = [
-                pool.submit(self.beat_on, Random(f"{self.seed} {number}"))  # noqa: S311
+                pool.submit(self.beat_on, Random(f"{self.seed} {number}"))  # noqa: S311 - no secret
                 for number in range(BEATERS)
             ]
             try:
