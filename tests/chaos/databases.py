@@ -9,6 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -71,7 +72,7 @@ class SQLite:
         shutil.rmtree(self.folder)
 
 
-class Server:
+class Server(ABC):
     """A database server on a free port of this machine, with its data in a temporary folder."""
 
     kind: str
@@ -102,13 +103,13 @@ class Server:
         """All that the server has said."""
         return (self.folder / "log").read_text(errors="replace")
 
+    @abstractmethod
     def preparation(self) -> list[str]:
         """Give the command that fills the data folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def command(self) -> list[str]:
         """Give the command that serves."""
-        raise NotImplementedError
 
     def popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a command as the server's user; what it says goes into a file."""

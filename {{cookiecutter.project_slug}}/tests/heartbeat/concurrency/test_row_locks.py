@@ -186,8 +186,10 @@ def test_an_index_yields_them_before_there_are_statistics(
     heartbeat = heartbeat_of(make_app(first))
     heartbeat.engine = engine
 
-    plan = plan_of_a_claim(heartbeat)
-    engine.dispose()
+    try:
+        plan = plan_of_a_claim(heartbeat)
+    finally:
+        engine.dispose()
 
     assert "ix_data_flows_enabled_next_run_at" in plan
     assert "sort" not in plan.lower()
