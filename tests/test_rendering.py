@@ -27,7 +27,7 @@ SLUGS = ("x", "data_flows", "long_name_" * 4 + "long_names")
 
 ENGINE = PROJECT / "src" / PROJECT.name / "heartbeat"
 # More than was planned: see docs/decisions/0009. They may only fall.
-CORE_LINES = 2_145
+CORE_LINES = 2_140
 ALL_LINES = 4_265
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15

@@ -34,9 +34,9 @@ TRIES = 5
 
 @dataclass(eq=False)
 class Leases:
-    """The runs at work in this process, by id with their claim, and the thread that keeps them."""
+    """The runs at work in this process, by claim with their id, and the thread that keeps them."""
 
-    claims: dict[int, str] = field(default_factory=dict)
+    claims: dict[str, int] = field(default_factory=dict)
     changing: threading.Lock = field(default_factory=threading.Lock)
     pause: threading.Event = field(default_factory=threading.Event)
     keeper: threading.Thread | None = None

@@ -45,6 +45,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from .errors import DatabaseNotReadyError, SettingsError
+from .redaction import shown
 
 # SQLAlchemy's own choice for a bare URL changed between versions: written out, it cannot.
 _DRIVERS = {
@@ -79,7 +80,7 @@ def database_url(settings: Mapping[str, Any]) -> URL:
         raise SettingsError(message)
     try:
         url = make_url(raw)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         message = f"sqlalchemy.url or DATABASE_URL is no database URL: write one {example}"
         raise SettingsError(message) from None
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))
@@ -105,7 +106,7 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
     try:
         # Parameters stay out of error messages, which are stored and logged.
         engine = create_engine(url, hide_parameters=True, **options)
-    except (ImportError, ArgumentError) as error:
+    except (ImportError, ArgumentError, TypeError) as error:
         told = f"the database driver of {url.drivername!r} cannot be used ({error})"
         raise SettingsError(f"{told}: install it or mend sqlalchemy.url or DATABASE_URL") from error
     if engine.dialect.name == "sqlite":
@@ -264,10 +265,9 @@ def require_reachable(engine: Engine) -> None:
     try:
         engine.connect().close()
     except DBAPIError as error:
-        where = engine.url.render_as_string(hide_password=True)
         raise DatabaseNotReadyError(
-            f"the database {where} cannot be reached ({reason(error)}): start its server, or "
-            "mend sqlalchemy.url or DATABASE_URL"
+            f"the database {shown(engine.url)} cannot be reached ({reason(error)}): start its "
+            "server, or mend sqlalchemy.url or DATABASE_URL"
         ) from error
 
 
@@ -282,7 +282,7 @@ def require_skip_locked(connection: Connection, table: FromClause) -> None:
         dialect = connection.dialect
         kind = "mariadb" if getattr(dialect, "is_mariadb", False) else dialect.name
         version = ".".join(map(str, dialect.server_version_info or ()))
-        where = connection.engine.url.render_as_string(hide_password=True)
+        where = shown(connection.engine.url)
         raise DatabaseNotReadyError(
             f"the server of {where}, {kind} {version}, refuses FOR UPDATE SKIP LOCKED "
             f"({reason(error)}): use PostgreSQL 9.5, MySQL 8.0.1, MariaDB 10.6 or newer"

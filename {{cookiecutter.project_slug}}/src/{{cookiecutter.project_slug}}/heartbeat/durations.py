@@ -17,7 +17,7 @@ def parse_every(value: object) -> int:
     seconds = 0.0
     if isinstance(value, timedelta):
         seconds = value.total_seconds()
-    elif match := re.fullmatch(r"\s*(\d{1,10})\s*([smhd]?)\s*", str(value)):
+    elif match := re.fullmatch(r"\s*([0-9]{1,10})\s*([smhd]?)\s*", str(value)):
         seconds = int(match[1]) * _SECONDS[match[2]]
     if seconds != int(seconds) or not 0 < seconds <= _LONGEST:
         example = '"30s", "5m", "2h" or "1d"'
@@ -29,6 +29,6 @@ def parse_every(value: object) -> int:
 def format_every(seconds: int) -> str:
     """Return an interval as a person types it: 300 is "5m", 90 is "90s"."""
     for unit in ("d", "h", "m"):
-        if seconds % _SECONDS[unit] == 0:
+        if isinstance(seconds, int) and seconds % _SECONDS[unit] == 0:
             return f"{seconds // _SECONDS[unit]}{unit}"
     return f"{seconds}s"

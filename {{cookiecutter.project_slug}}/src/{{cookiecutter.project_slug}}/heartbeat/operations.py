@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session, defer
 from . import errors
 from .core import Heartbeat
 from .db import begin_writing
-from .models import DataFlow, DataFlowRun, RunStatus, Trigger
+from .models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger
 from .registry import Cron, FlowDefinition, FlowName, Seconds, Zone
 from .runs.claim import take_pending
 from .runs.execute import execute
@@ -118,7 +118,10 @@ def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedR
     """
     flow = lock_flow(session, name)
     ask_for_run(session, heartbeat, flow)
-    return take_pending(session, heartbeat, [flow.id])[0]
+    for run in take_pending(session, heartbeat, [flow.id]):
+        return run
+    # An attempt that waits for its flow to be enabled again.
+    raise errors.ActiveRunError(flow.name)
 
 
 def ask_for_run(
@@ -221,5 +224,6 @@ def _enable(session: Session, flow: DataFlow, rule: Rule, now: datetime, disable
     elif flow.enabled is False:
         # Nobody missed the slots that passed meanwhile: the last of them is enough.
         once = replace(rule, catch_up="once")
-        flow.next_run_at = next_slots(once, flow.next_run_at, now, 1)[0]
+        begin = flow.created_at if flow.next_run_at == AT_ONCE else flow.next_run_at
+        flow.next_run_at = next_slots(once, begin, now, 1)[0]
     flow.enabled, flow.disabled_reason = not disabled_by, disabled_by or None

@@ -4,6 +4,8 @@ import re
 import traceback
 from collections.abc import Iterable, Sequence
 
+from sqlalchemy import URL
+
 # What a history page can show, and what fits a TEXT column of MySQL in four-byte characters.
 LONGEST_MESSAGE = 2_000
 LONGEST_BACKTRACE = 12_000
@@ -46,6 +48,11 @@ def redact(text: str, secrets: Iterable[str] = (), limit: int | None = None) -> 
     return text if limit is None else shorten(text, limit)
 
 
+def shown(url: URL) -> str:
+    """Return a URL without its password, and without its query, which may hold one as well."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
 def shorten(text: str, limit: int) -> str:
     """Return `text` with its middle left out where it is longer than `limit` characters."""
     if len(text) <= limit:
@@ -69,3 +76,8 @@ def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[st
         "error_message": redact(message, secrets, LONGEST_MESSAGE),
         "error_backtrace": redact("".join(lines), secrets, LONGEST_BACKTRACE),
     }
+
+
+def error_of(kind: str | None, message: str | None) -> str | None:
+    """Return a run's error as one text: its type alone where it says nothing."""
+    return f"{kind}: {message}" if message else kind

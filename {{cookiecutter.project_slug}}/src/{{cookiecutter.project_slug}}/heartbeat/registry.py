@@ -36,8 +36,9 @@ _MODULES = {
     "after": ("ask", "conditions.py"),
     "when": ("ask", "conditions.py"),
 }
-# No space around it: MySQL takes a name with and without one at its end for the same.
-_NAME = r"^[^/\s\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^/\s\x00-\x1f\x7f])?$"
+# No space around it: MySQL takes a name with and without one at its end for the same. No dot before
+# it: in a URL, ".." is the folder above.
+_NAME = r"^[^./\s\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^/\s\x00-\x1f\x7f])?$"
 
 FlowName = Annotated[str, Field(max_length=200, pattern=_NAME, examples=["import_orders"])]
 Interval = Annotated[int, BeforeValidator(parse_every)]
@@ -166,8 +167,11 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
         return str(self.rule_of(self))
 
     def rule_of(self, row: Any) -> Rule:
-        """Return the rule of a row of this handler; of the definition itself, what it declares."""
-        every = getattr(row, "run_interval", self.every)
+        """Return the rule of a row of this handler; of the definition itself, what it declares.
+
+        Raises DeclarationError for an interval that is none: SQLite keeps what is written by hand.
+        """
+        every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
         return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
 
     def new_configuration(self) -> dict[str, Any]:

@@ -185,6 +185,12 @@ def test_a_flow_without_a_timeout_stays_in_this_process(
     assert row.result == {"process": os.getpid()}
 
 
+def test_its_condition_need_not_be_found_by_name(run: Callable[..., list[DataFlowRun]]) -> None:
+    [row] = run(apart.ends, when=lambda _run: True)
+
+    assert row.status == "success"
+
+
 @pytest.mark.slow
 def test_a_flow_that_raises_fails_with_its_own_error_and_without_secrets(
     run: Callable[..., list[DataFlowRun]], dbsession: Session

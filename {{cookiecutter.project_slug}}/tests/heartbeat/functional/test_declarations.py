@@ -242,7 +242,9 @@ def test_what_is_no_interval_is_refused_with_place_and_example(
     assert '"30s", "5m", "2h" or "1d"' in told
 
 
-@pytest.mark.parametrize("name", ["", " ", "a/b", "a\nb", "a\0b", "a ", " a", "x" * 201, 5, None])
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b", "a\nb", "a\0b", "a ", " a", ".", "..", ".a", "x" * 201, 5, None]
+)
 def test_what_is_no_name_is_refused_with_place_and_example(make_app: MakeApp, name: object) -> None:
     with pytest.raises(DeclarationError) as caught:
         make_app((functools.partial(one), {"name": name}))
@@ -253,7 +255,7 @@ def test_what_is_no_name_is_refused_with_place_and_example(make_app: MakeApp, na
     assert "for example, import_orders" in told
 
 
-@pytest.mark.parametrize("name", ["x", "x" * 200, "a b", "Vögel 🦉", "a.b-c_d", "<&>"])
+@pytest.mark.parametrize("name", ["x", "x" * 200, "a b", "Vögel 🦉", "a.b-c_d.", "<&>"])
 def test_any_other_text_is_a_name(
     make_app: MakeApp, post: Post, dbsession: Session, name: str
 ) -> None:

@@ -379,13 +379,16 @@ def test_the_representation_has_the_runs_of_this_beat(make_app: MakeApp) -> None
     def bad(_run: Run) -> None:
         raise LookupError("no such bird, token=hunter2")
 
-    app = make_app(good, bad)
+    def mute(_run: Run) -> None:
+        raise LookupError
+
+    app = make_app(good, bad, mute)
 
     response = post_with(app, "return=representation", 200)
 
     assert response.headers["Preference-Applied"] == "return=representation"
     runs = {run["flow"]: run for run in response.json["runs"]}
-    assert set(runs) == {"good", "bad"}
+    assert set(runs) == {"good", "bad", "mute"}
     for run in runs.values():
         assert list(run) == [
             "id",
@@ -401,6 +404,7 @@ def test_the_representation_has_the_runs_of_this_beat(make_app: MakeApp) -> None
     assert (runs["good"]["status"], runs["good"]["error"]) == ("success", None)
     assert runs["bad"]["status"] == "failed"
     assert runs["bad"]["error"] == "LookupError: no such bird, token=***"
+    assert (runs["mute"]["status"], runs["mute"]["error"]) == ("failed", "LookupError")
     assert post_with(app, "return=representation", 200).json["runs"] == []
 
 

@@ -145,7 +145,7 @@ def test_a_living_run_survives_a_leap_ahead(
     with kept(heartbeat, run):
         clock.leap(HOUR)
         # As the keeper does within half a second; its process need not be the one that beats.
-        renewed = renew(heartbeat, {run.id: run.claim_id or ""})
+        renewed = renew(heartbeat, {run.claim_id: run.id})
         reply = post(app).json
 
     assert (renewed, reply["runs_reaped"]) == (1, 0)

@@ -86,6 +86,10 @@ def test_another_method_is_told_which_there_are(
         ("PATCH", "/flows/nope"),
         ("DELETE", "/flows/nope"),
         ("POST", "/flows/nope/runs"),
+        ("GET", "/flows/a%00b"),
+        ("PATCH", "/flows/a%00b"),
+        ("DELETE", "/flows/a%00b"),
+        ("POST", "/flows/a%00b/runs"),
         ("GET", "/runs/1"),
         ("GET", "/runs/" + "9" * 18),
         ("GET", "/runs/" + "9" * 40),
@@ -114,6 +118,14 @@ def test_who_also_takes_json_is_given_it(call: Call, accept: str) -> None:
 @pytest.mark.parametrize("kind", ["", "text/plain", "application/x-www-form-urlencoded"])
 def test_only_json_is_taken(call: Call, method: str, path: str, kind: str) -> None:
     call(method, path, {"every": "1m"}, status=415, **{"Content-Type": kind})
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["Application/JSON", "application/json ; charset=utf-8", "application/json;charset=utf-8"],
+)
+def test_json_is_taken_however_its_media_type_is_written(call: Call, kind: str) -> None:
+    call("PATCH", "/flows/count", {"every": "1m"}, status=200, **{"Content-Type": kind})
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/flows"), ("PATCH", "/flows/count")])

@@ -14,6 +14,7 @@ from {{cookiecutter.project_slug}}.heartbeat import (
     Run,
 )
 from {{cookiecutter.project_slug}}.heartbeat.models import (
+    AT_ONCE,
     DataFlowRun,
 )
 
@@ -114,6 +115,16 @@ def test_disabling_says_by_whom_and_nothing_is_due(app: TestApp, call: Call, pos
     assert flow["disabled_reason"] == "paused by the operator at unknown"
     assert (flow["next_run_at"], flow["next_slots"]) == (None, [])
     assert post(app).json["flows_triggered"] == 0
+
+
+def test_a_row_that_nobody_gave_a_time_to_is_enabled(call: Call, dbsession: Session) -> None:
+    given = {"run_interval": None, "cron": "0 3 * * *", "next_run_at": AT_ONCE, "created_at": NOON}
+    dbsession.add(data_flow(name="added", handler="count", enabled=False, **given))
+    dbsession.commit()
+
+    flow = call("PATCH", "/flows/added", {"enabled": True}, status=200).json
+
+    assert (flow["enabled"], flow["next_run_at"]) == (True, "2026-03-02T03:00:00+00:00")
 
 
 def test_another_change_leaves_a_disabled_flow_disabled(call: Call) -> None:

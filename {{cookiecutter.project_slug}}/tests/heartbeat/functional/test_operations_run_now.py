@@ -13,7 +13,17 @@ from {{cookiecutter.project_slug}}.heartbeat import (
 from ...factories import NOON, data_flow, data_flow_run
 from ..conftest import MakeApp, heartbeat_of
 from .conftest import Gate, settle
-from .operated import AS_OPERATOR, SECRET, Call, Post, count, path_of, row_of, runs_of
+from .operated import (
+    AS_OPERATOR,
+    SECRET,
+    Call,
+    Post,
+    add_flow,
+    count,
+    path_of,
+    row_of,
+    runs_of,
+)
 
 
 @pytest.fixture
@@ -37,6 +47,32 @@ def test_run_now_starts_at_once_and_its_location_leads_to_the_run(
     assert {"error_type", "error_message", "error_backtrace", "log", "duration"} <= set(run)
     row = row_of(dbsession, "count")
     assert (row.next_run_at, row.last_slot_at) == (NOON, None)
+
+
+def test_no_run_is_given_the_place_of_one_that_was_deleted(call: Call) -> None:
+    add_flow(call, "gone")
+    old = path_of(call("POST", "/flows/gone/runs", status=202))
+    settle()
+    call("DELETE", "/flows/gone", status=204)
+
+    new = path_of(call("POST", "/flows/count/runs", status=202))
+    settle()
+
+    assert new != old
+    call("GET", old.removeprefix("/heartbeat"), status=404)
+
+
+def test_a_run_waits_for_no_schedule_that_can_be_read(
+    app: TestApp, post: Post, dbsession: Session
+) -> None:
+    flow = data_flow(name="broken", handler="count", run_interval=None, cron="61 * * * *")
+    dbsession.add(data_flow_run(data_flow=flow, trigger="manual"))
+    dbsession.commit()
+
+    assert post(app).json["flows_succeeded"] == 2
+
+    [run] = runs_of(dbsession, "broken")
+    assert (run.status, run.window_start, run.window_end) == ("success", NOON, NOON)
 
 
 def test_a_failed_run_is_shown_with_its_backtrace(make_app: MakeApp) -> None:

@@ -3,13 +3,14 @@
 Which slots a rule has is shown in unit/test_rule.py; here it is what beats make of them.
 """
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import make_url, select, text, update
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
@@ -23,11 +24,16 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
 from {{cookiecutter.project_slug}}.heartbeat.runs.register import (
     register,
 )
+from {{cookiecutter.project_slug}}.heartbeat.why import (
+    describe,
+)
 
 from ...factories import NOON, data_flow
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 
 Post = Callable[..., Any]
+
+DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_backend_name()
 
 MINUTE, HOUR, DAY = (timedelta(seconds=seconds) for seconds in (60, 3_600, 86_400))
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -150,6 +156,27 @@ def test_a_row_whose_cron_was_broken_by_hand_is_disabled_and_stops_no_other_flow
     assert reply["flows_succeeded"] == reply["flows_triggered"] == 1
     assert not row(app).enabled
     assert "'61 * * * *' is no cron expression (Bad minute)" in str(row(app).disabled_reason)
+
+
+if DATABASE == "sqlite":  # the others take nothing else for an interval
+
+    @pytest.mark.parametrize("interval", ["abc", 1.5, 10**13])
+    def test_a_row_whose_interval_was_broken_by_hand_is_disabled_and_stops_no_other_flow(
+        make_app: MakeApp, post: Post, clock: FakeClock, dbsession: Session, interval: object
+    ) -> None:
+        app = make_app(tick, tock)
+        post(app)
+        broken = text("UPDATE data_flows SET run_interval = :interval WHERE name = 'tick'")
+        dbsession.execute(broken, {"interval": interval})
+        dbsession.commit()
+        again = make_app((tick, {"every": "7m"}), tock)
+
+        [reply] = beat_at(again, post, clock, NOON + HOUR)
+
+        assert reply["flows_succeeded"] == reply["flows_triggered"] == 1
+        told = describe(heartbeat_of(again), dbsession, "tick")[0]
+        assert not told["enabled"]
+        assert f"{interval!r} is no interval" in told["why"]
 
 
 def test_a_row_that_nobody_gave_a_time_to_waits_for_its_next_time_of_cron(

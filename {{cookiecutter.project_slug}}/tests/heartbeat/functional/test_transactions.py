@@ -324,6 +324,23 @@ def test_an_error_swallowed_within_its_savepoint_fails_the_run(
     assert written(dbsession) == []
 
 
+@pytest.mark.parametrize("break_it", [break_a_unique_constraint, break_a_unique_constraint_by_text])
+def test_an_error_swallowed_in_a_savepoint_left_open_fails_the_run(
+    run: Callable[[Work], DataFlowRun], dbsession: Session, break_it: Work
+) -> None:
+    def work(run: Run) -> None:
+        run.session.add(a_note("outer"))
+        run.session.flush()
+        run.session.begin_nested()
+        with suppress(IntegrityError):
+            break_it(run)
+
+    row = run(work)
+
+    assert (row.status, row.error_type) == ("failed", "IntegrityError")
+    assert written(dbsession) == []
+
+
 if DATABASE == "sqlite":  # MySQL does it at a deadlock: see concurrency/test_row_locks.py
 
     def break_the_transaction(run: Run) -> None:

@@ -197,6 +197,15 @@ def test_a_failed_manual_run_advances_nothing(
     assert flow.minutes() == [(-5, 0), (0, 2), (0, 5)]
 
 
+def test_a_first_slot_claimed_early_has_an_interval_before_it(
+    make_app: MakeApp, post: Post, clock: FakeClock, flow: Flow
+) -> None:
+    clock.leap(-15)
+    post(make_app((flow, {"every": "5m", "between": "12:00-13:00"})))
+
+    assert flow.minutes() == [(-5, -0.25)]
+
+
 def test_a_slot_before_the_end_of_the_last_window_gets_an_empty_one(
     make_app: MakeApp, post: Post, clock: FakeClock, flow: Flow
 ) -> None:

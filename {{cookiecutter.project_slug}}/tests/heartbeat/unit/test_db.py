@@ -54,7 +54,15 @@ def test_the_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch) 
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"sqlalchemy.url": ""}, {"sqlalchemy.url": "hunter2"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"sqlalchemy.url": ""},
+        {"sqlalchemy.url": "hunter2"},
+        {"sqlalchemy.url": "postgresql://joe:hunter2@localhost:port/app"},
+    ],
+)
 def test_a_url_that_is_none_is_told_with_an_example_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:

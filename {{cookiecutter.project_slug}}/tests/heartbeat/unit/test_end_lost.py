@@ -106,6 +106,19 @@ def test_some_runs_have_no_next_attempt(
     assert [row.status for row in stored(dbsession)] == ["failed"]
 
 
+def test_a_flow_that_was_disabled_meanwhile_has_no_next_attempt(
+    heartbeat: Heartbeat, dbsession: Session
+) -> None:
+    run = in_progress(dbsession, "again")
+    run.data_flow.enabled = False
+    dbsession.commit()
+    dbsession.refresh(run)
+
+    assert end_lost(heartbeat, run, LeaseExpired("gone"))
+
+    assert [row.status for row in stored(dbsession)] == ["failed"]
+
+
 def test_a_flow_that_no_code_registers_has_no_next_attempt(
     heartbeat: Heartbeat, dbsession: Session
 ) -> None:

@@ -57,7 +57,7 @@ def test_only_what_is_in_progress_under_our_claim_is_renewed(
     heartbeat: Heartbeat, dbsession: Session
 ) -> None:
     runs = store(dbsession, ours="in_progress", ended="success", theirs="in_progress")
-    claims = {runs["ours"].id: "ours", runs["ended"].id: "ended", runs["theirs"].id: "lost claim"}
+    claims = {name: runs[name].id for name in ("ours", "ended")} | {"lost claim": runs["theirs"].id}
 
     assert renew(heartbeat, claims) == 1
 
@@ -69,7 +69,7 @@ def test_renewing_costs_the_same_for_one_run_and_for_eight(
     heartbeat: Heartbeat, dbsession: Session, count: int
 ) -> None:
     runs = store(dbsession, **{f"run {number}": "in_progress" for number in range(count)})
-    claims = {run.id: name for name, run in runs.items()}
+    claims = {name: run.id for name, run in runs.items()}
     dbsession.commit()
     statements: list[str] = []
     event.listen(
@@ -81,6 +81,15 @@ def test_renewing_costs_the_same_for_one_run_and_for_eight(
     assert renew(heartbeat, claims) == count
 
     assert [word for word in statements if word != "BEGIN"] == ["SELECT", "UPDATE"]
+
+
+def test_a_run_that_ends_takes_no_lease_but_its_own(heartbeat: Heartbeat) -> None:
+    # On a SQLite database of an old version, the id of a run that was deleted is given again.
+    with kept(heartbeat, claimed_run(id=1, claim_id="still at work")):
+        with kept(heartbeat, claimed_run(id=1, claim_id="deleted meanwhile")):
+            pass
+
+        assert heartbeat.leases.claims == {"still at work": 1}
 
 
 def test_a_lease_is_renewed_once_a_third_has_passed_and_no_longer_than_its_run_lives(

@@ -217,6 +217,14 @@ def test_a_run_ends_when_it_began_where_the_clock_stepped_back() -> None:
     assert (run.ended_at, run.duration, run.result) == (NOON, 0, {"rows": 1})
 
 
+def test_a_new_run_is_pending_before_it_is_stored() -> None:
+    run = DataFlowRun(data_flow=data_flow())
+
+    run.start(NOON)
+
+    assert (run.status, run.started_at) == ("in_progress", NOON)
+
+
 def test_a_row_of_raw_sql_gets_the_defaults(dbsession: Session) -> None:
     dbsession.execute(
         text(

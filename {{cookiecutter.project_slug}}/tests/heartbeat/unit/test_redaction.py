@@ -4,6 +4,7 @@ import contextlib
 import time
 
 import pytest
+from sqlalchemy import make_url
 
 from {{cookiecutter.project_slug}}.heartbeat.redaction import (
     LONGEST_BACKTRACE,
@@ -11,6 +12,7 @@ from {{cookiecutter.project_slug}}.heartbeat.redaction import (
     describe_error,
     redact,
     shorten,
+    shown,
 )
 
 
@@ -170,6 +172,12 @@ def raised(error: BaseException) -> BaseException:
     with contextlib.suppress(type(error)):
         throw()
     return error
+
+
+def test_a_database_is_shown_without_what_its_url_keeps_secret() -> None:
+    url = make_url("postgresql://joe:hunter2@db:5432/app?sslpassword=hunter2&password=hunter2")
+
+    assert shown(url) == "postgresql://joe:***@db:5432/app"
 
 
 def test_an_error_is_described_by_type_message_and_backtrace() -> None:

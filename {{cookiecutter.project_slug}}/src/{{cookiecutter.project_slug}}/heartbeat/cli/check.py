@@ -15,6 +15,7 @@ from .. import VERSION, migrations
 from ..core import Heartbeat
 from ..errors import DatabaseNotReadyError
 from ..models import DataFlow
+from ..redaction import shown
 from .application import application, config_option
 from .database import own_chain
 
@@ -88,8 +89,7 @@ def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     except DatabaseNotReadyError as error:
         yield False, str(error)
         return
-    where = heartbeat.engine.url.render_as_string(hide_password=True)
-    yield True, f"database {where}, at the heartbeat's revision"
+    yield True, f"database {shown(heartbeat.engine.url)}, at the heartbeat's revision"
     if own := own_chain(config):
         with heartbeat.engine.connect() as connection:
             current = set(MigrationContext.configure(connection).get_current_heads())

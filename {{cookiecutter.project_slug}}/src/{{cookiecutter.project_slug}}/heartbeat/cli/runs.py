@@ -9,6 +9,7 @@ from ..core import Heartbeat
 from ..errors import UnknownFlowError
 from ..models import DataFlow, DataFlowRun, RunStatus
 from ..operations import claim_by_hand
+from ..redaction import error_of
 from ..runs.execute import execute
 from ..views.beat import members
 from .application import command, json_option, show
@@ -21,7 +22,7 @@ STATUSES = [status.value for status in RunStatus]
 @json_option
 @click.option("--flow", "name", help="Only the runs of this flow.")
 @click.option("--status", type=click.Choice(STATUSES), help="Only the runs in this status.")
-@click.option("--limit", type=click.IntRange(min=1), default=20, help="How many, newest first.")
+@click.option("--limit", type=click.IntRange(1, 10**9), default=20, help="How many, newest first.")
 def runs(
     heartbeat: Heartbeat, name: str | None, status: str | None, limit: int, *, as_json: bool
 ) -> None:
@@ -58,8 +59,7 @@ def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
 
 
 def _as_line(row: dict[str, Any]) -> dict[str, Any]:
-    error = row["error_message"]
-    outcome = f"{row['error_type']}: {error}" if error else row["result"]
+    outcome = error_of(row["error_type"], row["error_message"]) or row["result"]
     return {
         "run": row["id"],
         "flow": row["name"],

@@ -172,7 +172,8 @@ def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -
     """Return what a child reads: first what it takes to start, then what its flow needs."""
     loggers = (logging.root, *logging.root.manager.loggerDict.values())
     levels = {each.name: each.level for each in loggers if isinstance(each, logging.Logger)}
-    work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, definition, run)
+    declared = definition.model_copy(update={"when": None})  # asked before, and may be a lambda
+    work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, declared, run)
     return b"".join(map(pickle.dumps, (sys.path, _work, definition.timeout, levels, work)))
 
 

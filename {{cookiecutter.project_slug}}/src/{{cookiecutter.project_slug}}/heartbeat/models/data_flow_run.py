@@ -88,6 +88,8 @@ class DataFlowRun(Dated, EngineBase):
         sa.Index(None, "status", "lease_expires_at"),
         # Pruning reads this alone: a flow's last successes or failures, and those before a day.
         sa.Index(None, "data_flow_id", "status", "ended_at", "id"),
+        # Else SQLite gives the id of the newest run again when that is deleted.
+        {"sqlite_autoincrement": True},
     )
 
     @classmethod
@@ -116,9 +118,9 @@ class DataFlowRun(Dated, EngineBase):
         return [cls.status == RunStatus.IN_PROGRESS.value, cls.lease_expires_at <= now]
 
     @classmethod
-    def recent(cls, now: datetime) -> sa.Select[DataFlowRun]:
+    def recent(cls, now: datetime | None = None) -> sa.Select[DataFlowRun]:
         """Select the runs made in the 24 hours before `now`, newest first."""
-        since = now - timedelta(hours=24)
+        since = (now or datetime.now(UTC)) - timedelta(hours=24)
         return sa.select(cls).where(cls.created_at >= since).order_by(cls.id.desc())
 
     def start(self, now: datetime | None = None) -> None:
@@ -138,7 +140,7 @@ class DataFlowRun(Dated, EngineBase):
             setattr(self, name, value)
 
     def _move(self, status: RunStatus) -> None:
-        if status not in ALLOWED_MOVES.get(self.status, set()):
+        if status not in ALLOWED_MOVES.get(self.status or RunStatus.PENDING, set()):
             raise StatusError(f"run {self.id} is {self.status} and cannot become {status}")
         self.status = status.value
 

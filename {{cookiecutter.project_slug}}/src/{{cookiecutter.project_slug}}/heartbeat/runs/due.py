@@ -4,6 +4,7 @@ Each is built once, with `asked_at` as its parameters: building it would cost mo
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, or_, se
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
+from ..errors import DeclarationError
 from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger
 from ..models.data_flow import AHEAD, SOON
 from ..models.meta import UTCDateTime
@@ -101,7 +103,8 @@ def window_of(
     the first one begins an interval, or a slot of cron, before its own. It ends at the slot, or now
     where that is earlier; never before it begins.
     """
-    end = min(slot or now, now)
+    start = end = min(slot or now, now)
     known = heartbeat.flows[flow.handler]
-    start = flow.window_starts_at or slot_before(known.rule_of(flow), end)
+    with suppress(DeclarationError):  # what has no schedule that can be read is run by hand alone
+        start = flow.window_starts_at or slot_before(known.rule_of(flow), slot or now)
     return start, max(start, end)

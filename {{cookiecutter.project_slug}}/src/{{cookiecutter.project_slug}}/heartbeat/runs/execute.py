@@ -15,12 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..errors import (
-    ClaimLostError,
-    ConfigurationError,
-    HandlerNotRegisteredError,
-    ResultError,
-)
+from ..errors import ClaimLostError, ConfigurationError, HandlerNotRegisteredError, ResultError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.meta import may_chain_writes
 from ..redaction import describe_error
@@ -170,8 +165,9 @@ def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: 
         )
         raise ResultError(message) from error
     session.flush()
-    if session.forbidden_by is not None:
-        raise session.forbidden_by
+    # Within a savepoint that the flow has left open, an error is not undone either.
+    if broken := session.forbidden_by or session.failed_in_savepoint:
+        raise broken
     return result
 
 
@@ -197,7 +193,7 @@ def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
 
     Databases differ in what they say afterwards, and whether they say anything.
     """
-    first = session.forbidden_by if session else None
+    first = (session.forbidden_by or session.failed_in_savepoint) if session else None
     if first is None or not isinstance(error, SQLAlchemyError):
         return error
     if isinstance(first, SQLAlchemyError):
@@ -221,8 +217,7 @@ def _record_failure(heartbeat: Heartbeat, run: ClaimedRun, values: dict[str, Any
         return _recorded(heartbeat, run)
     except Exception:
         log.exception(
-            "the failure of run %d could not be recorded: it is reaped when its lease ends",
-            run.id,
+            "the failure of run %d could not be recorded: it is reaped when its lease ends", run.id
         )
     return RunStatus.FAILED
 

@@ -28,7 +28,7 @@ def kept(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
     """Renew the lease of `run`, each time when a third of it has passed, until the block ends."""
     leases = heartbeat.leases
     with leases.changing:
-        leases.claims[run.id] = run.claim_id
+        leases.claims[run.claim_id] = run.id
         if leases.keeper is None:
             leases.keeper = threading.Thread(
                 target=_keep, args=(heartbeat,), name="heartbeat-leases", daemon=True
@@ -38,11 +38,11 @@ def kept(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
         yield
     finally:
         with leases.changing:
-            del leases.claims[run.id]
+            del leases.claims[run.claim_id]
 
 
-def renew(heartbeat: Heartbeat, claims: Mapping[int, str]) -> int:
-    """Give the runs with these ids, each under its claim, a whole lease; return how many got it.
+def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
+    """Give the runs of these claims, which name their ids, a whole lease; return how many got it.
 
     In one transaction, whatever their number. A row that somebody holds at this moment is being
     ended: it is passed over, so that this waits for nobody and nobody's order of locks matters.
@@ -51,7 +51,7 @@ def renew(heartbeat: Heartbeat, claims: Mapping[int, str]) -> int:
     def work(session: Session) -> int:
         begin_writing(session)
         now = heartbeat.clock.now()
-        claimed = DataFlowRun.id.in_(claims), DataFlowRun.claim_id.in_(claims.values())
+        claimed = DataFlowRun.id.in_(claims.values()), DataFlowRun.claim_id.in_(claims)
         living = DataFlowRun.in_progress().with_only_columns(DataFlowRun.id).where(*claimed)
         ours = session.scalars(living.with_for_update(skip_locked=True)).all()
         until = now + timedelta(seconds=heartbeat.settings.lease)

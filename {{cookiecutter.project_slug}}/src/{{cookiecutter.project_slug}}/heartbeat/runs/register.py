@@ -8,6 +8,7 @@ from sqlalchemy.orm import defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..errors import DeclarationError
 from ..migrations import require_current
 from ..models import DataFlow
 from ..registry import FlowDefinition
@@ -69,9 +70,11 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
             definition = heartbeat.flows[row.name]
             if row.declared_schedule == definition.schedule:
                 continue
-            if str(definition.rule_of(row)) == row.declared_schedule:
-                row.run_interval, row.cron = definition.every, definition.cron
-                row.timezone = definition.timezone
-                row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
+            # What somebody wrote into the row by hand may be no schedule.
+            with suppress(DeclarationError):
+                if str(definition.rule_of(row)) == row.declared_schedule:
+                    row.run_interval, row.cron = definition.every, definition.cron
+                    row.timezone = definition.timezone
+                    row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
             row.declared_schedule = definition.schedule
             row.updated_at = now

@@ -43,7 +43,7 @@ def follow_failure(
         reason = f"paused after {failures} failures in a row, the last of them run {run.id}"
         pause = update(DataFlow).where(DataFlow.id == run.data_flow_id)
         session.execute(pause.values(enabled=False, disabled_reason=reason, updated_at=now))
-    elif due_again and (flow.enabled or lost):
+    elif due_again and flow.enabled:
         attempt = DataFlowRun(
             data_flow_id=run.data_flow_id,
             trigger=Trigger.RETRY.value,

@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from ..core import Heartbeat
 from ..models import DataFlow, DataFlowRun
+from ..redaction import error_of
 from ..runs.beat import BeatReport, run_beat
 from ..security.policy import BEAT
 from .preferences import parse_preferences
@@ -102,13 +103,6 @@ def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[dict[str, Any]]:
 
 def members(run: DataFlowRun, flow: str) -> dict[str, Any]:
     """Return the members that tell of a run."""
-    return {
-        "id": run.id,
-        "flow": flow,
-        "status": run.status,
-        "scheduled_for": run.scheduled_for,
-        "started_at": run.started_at,
-        "ended_at": run.ended_at,
-        "duration": run.duration,
-        "error": run.error_message and f"{run.error_type}: {run.error_message}",
-    }
+    told = ("status", "scheduled_for", "started_at", "ended_at", "duration")
+    row = {name: getattr(run, name) for name in told}
+    return {"id": run.id, "flow": flow, **row, "error": error_of(run.error_type, run.error_message)}

@@ -24,6 +24,8 @@ from .problems import json_reply, problem
 
 # What is not listed conflicts with what there is: a name, or a run that has not ended.
 STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
+# PostgreSQL takes no text with a NUL, which no name has.
+NAME = r"{name:[^/\x00]+}"
 _OBJECT = TypeAdapter(dict[str, Any])
 
 
@@ -31,8 +33,8 @@ def includeme(config: Configurator) -> None:
     """Add the routes and their views."""
     for view, pattern, methods in (
         (flows, "/flows", ("GET", "POST")),
-        (flow, "/flows/{name}", ("GET", "PATCH", "DELETE")),
-        (flow_runs, "/flows/{name}/runs", ("POST",)),
+        (flow, f"/flows/{NAME}", ("GET", "PATCH", "DELETE")),
+        (flow_runs, f"/flows/{NAME}/runs", ("POST",)),
         (run, "/runs/{id:[0-9]{1,18}}", ("GET",)),
     ):
         route = f"heartbeat.{view.__name__}"
@@ -100,7 +102,7 @@ def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Requ
 
 
 def _body(request: Request) -> dict[str, Any]:
-    if request.content_type != "application/json":
+    if request.content_type.strip().lower() != "application/json":
         raise exception_response(415, detail="send application/json")
     try:
         return _OBJECT.validate_json(request.body)

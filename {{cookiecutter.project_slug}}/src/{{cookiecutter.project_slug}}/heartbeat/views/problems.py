@@ -5,6 +5,7 @@ from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
+from pyramid.httpexceptions import status_map
 from pyramid.response import Response
 
 
@@ -12,14 +13,9 @@ def problem(
     status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **members: object
 ) -> Response:
     """Return the response for an error: `detail` says what happened and what to do."""
-    body = {
-        "type": "about:blank",
-        "title": status.phrase,
-        "status": status.value,
-        "error": status.phrase,
-        "detail": detail,
-        **members,
-    }
+    reason: Any = status_map[status].title  # the same words with every version of Python
+    body = {"type": "about:blank", "title": reason, "status": status.value, "error": reason}
+    body |= {"detail": detail, **members}
     return json_reply(status, body, {"Content-Type": "application/problem+json", **(headers or {})})
 
 

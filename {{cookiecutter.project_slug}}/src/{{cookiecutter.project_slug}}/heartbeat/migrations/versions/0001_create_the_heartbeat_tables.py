@@ -93,6 +93,8 @@ def upgrade() -> None:
         ),
         sa.UniqueConstraint("data_flow_id", "active", name="uq_data_flow_runs_data_flow_id_active"),
         sa.Index("ix_data_flow_runs_status_lease_expires_at", "status", "lease_expires_at"),
+        # Else SQLite gives the id of the newest run again when that is deleted.
+        sqlite_autoincrement=True,
     )
 
     op.create_table(
