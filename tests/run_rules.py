@@ -381,13 +381,13 @@ class Rules(RuleBasedStateMachine):
     @rule(index=processes)
     def renew(self, index: int) -> None:
         """A process renews the leases of all that it holds, be it still its own or not."""
-        claims = {run.id: run.claim_id for run in self.held[index]}
+        claims = {run.claim_id: run.id for run in self.held[index]}
         renewed = renew(self.world.processes[index], claims)
 
         rows = self.read(DataFlowRun)
         live = [
             claim
-            for id_, claim in claims.items()
+            for claim, id_ in claims.items()
             if id_ in rows and (rows[id_].claim_id, rows[id_].status) == (claim, "in_progress")
         ]
         assert renewed == len(live)
@@ -620,7 +620,8 @@ class Rules(RuleBasedStateMachine):
         reaped = run.error_type == "LeaseExpired"
         if reaped:
             assert run.claim_id in self.doomed, "reaped though it lived"
-        again = reaped and FLOWS[flow.name][1] == "retry" and run.scheduled_for is not None
+        wanted = FLOWS[flow.name][1] == "retry" and flow.enabled
+        again = reaped and wanted and run.scheduled_for is not None
         next_one = [
             other
             for other in self.runs.values()
