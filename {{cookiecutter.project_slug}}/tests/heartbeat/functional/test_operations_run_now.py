@@ -75,6 +75,19 @@ def test_a_run_waits_for_no_schedule_that_can_be_read(
     assert (run.status, run.window_start, run.window_end) == ("success", NOON, NOON)
 
 
+def test_run_now_is_refused_while_an_attempt_waits_for_its_flow_to_be_enabled(
+    call: Call, dbsession: Session
+) -> None:
+    # Disabling ends what waits; only a row that was changed by hand has both.
+    flow = data_flow(name="off", handler="count", enabled=False)
+    dbsession.add(data_flow_run(data_flow=flow, trigger="retry", scheduled_for=NOON, attempt=2))
+    dbsession.commit()
+
+    call("POST", "/flows/off/runs", status=409)
+
+    assert [run.status for run in runs_of(dbsession, "off")] == ["pending"]
+
+
 def test_a_failed_run_is_shown_with_its_backtrace(make_app: MakeApp) -> None:
     def fail(_run: Run) -> None:
         message = "no such bird"
