@@ -121,7 +121,7 @@ def make_engine(url: URL, *, pool_size: int = 5, lock_seconds: float = _LOCK_SEC
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    _execute_when_free(connection, "PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA foreign_keys=ON")
     # What was committed outlives a loss of power. Some builds of SQLite have less by default.
     connection.execute("PRAGMA synchronous=FULL")
@@ -147,29 +147,28 @@ def _begin_immediate(
     connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
 ) -> None:
     if not (statement.lstrip().upper().startswith(_READS) or _is_writing(connection)):
-        _begin_on_sqlite(connection, wait=True)
+        _execute_when_free(connection.connection.dbapi_connection, "BEGIN IMMEDIATE")
 
 
-def _begin_on_sqlite(connection: Connection, *, wait: bool) -> bool:
-    """Begin a write transaction: at once, or when nobody else has one.
+def _execute_when_free(own: Any, statement: str, *, wait: bool = True) -> bool:
+    """Execute what takes a lock on SQLite: at once, or when nobody else has it.
 
-    SQLite itself would look again after pauses of up to 100 ms. Those of this process wake each
-    other, and look every few milliseconds for the others.
+    SQLite itself would look again after pauses of up to 100 ms, and for the mode of a new file not
+    at all. Those of this process wake each other, and look every few milliseconds for the others.
     """
-    own: Any = connection.connection.dbapi_connection
     patience = own.execute("PRAGMA busy_timeout").fetchone()[0]
     deadline = time.monotonic() + patience / 1_000
     own.execute("PRAGMA busy_timeout = 0")
     try:
         while True:
             try:
-                own.execute("BEGIN IMMEDIATE")
+                own.execute(statement)
             except sqlite3.OperationalError as error:
                 is_busy = error.sqlite_errorname.startswith("SQLITE_BUSY")
                 if is_busy and not wait:
                     return False
                 if not is_busy or time.monotonic() > deadline:
-                    raise OperationalError("BEGIN IMMEDIATE", None, error) from error
+                    raise OperationalError(statement, None, error) from error
             else:
                 return True
             with _writer_gone:
@@ -212,7 +211,8 @@ def begin_writing(session: Session, *, wait: bool = True) -> bool:
     """
     if session.get_bind().dialect.name != "sqlite":
         return True
-    return _begin_on_sqlite(session.connection(), wait=wait)
+    own = session.connection().connection.dbapi_connection
+    return _execute_when_free(own, "BEGIN IMMEDIATE", wait=wait)
 
 
 @contextmanager

@@ -1,6 +1,9 @@
 """Where the database is, and what its connections have set."""
 
+import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -104,6 +107,23 @@ def test_who_waits_for_the_write_lock_of_sqlite_outlasts_any_flow(tmp_path: Path
     engine.dispose()
 
     assert timedelta(milliseconds=milliseconds) >= timedelta(days=1)
+
+
+def test_who_connects_while_another_makes_the_file_of_sqlite_waits_for_it(tmp_path: Path) -> None:
+    file = tmp_path / "app.sqlite"
+    engine = make_engine(make_url(f"sqlite:///{file}"))
+    with closing(sqlite3.connect(file)) as other, ThreadPoolExecutor() as pool:
+        other.execute("CREATE TABLE theirs (id INTEGER)")
+        other.execute("BEGIN IMMEDIATE")
+
+        connects = pool.submit(engine.connect)
+        with pytest.raises(TimeoutError):
+            connects.result(timeout=0.3)  # it must neither fail nor pass while the lock is held
+        other.commit()
+
+        with connects.result(timeout=60) as connection:
+            assert connection.execute(text("PRAGMA journal_mode")).scalar_one() == "wal"
+    engine.dispose()
 
 
 @pytest.fixture
