@@ -72,7 +72,7 @@ def test_a_beat_with_nothing_due_asks_once_and_writes_its_row(
     assert counts == {(BEAT, "statements"): 2, (BEAT, "writes"): 1, (BEAT, "commits"): 1}
 
 
-def test_a_run_that_asks_nothing_costs_two_statements_at_most_and_a_commit(
+def test_a_run_that_asks_nothing_costs_two_statements_and_a_commit_at_most(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
     app = make_idle_app(make_app, post, **{"heartbeat.workers": "8"})
@@ -83,15 +83,15 @@ def test_a_run_that_asks_nothing_costs_two_statements_at_most_and_a_commit(
         reply = post(app).json
 
     assert reply["flows_succeeded"] == FLOWS
-    # The ends of the run and of its flow: PostgreSQL writes both by one.
+    # The ends of the run and of its flow: PostgreSQL writes both by one, which needs no commit.
     chained = heartbeat_of(app).engine.dialect.name == "postgresql"
     assert counts[RUN, "statements"] == (1 if chained else 2) * FLOWS
-    assert counts[RUN, "commits"] == FLOWS
+    assert counts[RUN, "commits"] == (0 if chained else FLOWS)
 
 
-@pytest.mark.parametrize(("flows", "writes"), [(1, 4), (8, 6)])
-def test_a_claim_writes_hardly_more_often_for_eight_runs_than_for_one(
-    make_app: MakeApp, post: Post, dbsession: Session, flows: int, writes: int
+@pytest.mark.parametrize("flows", [1, 8])
+def test_a_claim_writes_no_more_often_for_eight_runs_than_for_one(
+    make_app: MakeApp, post: Post, dbsession: Session, flows: int
 ) -> None:
     app = make_idle_app(make_app, post, **{"heartbeat.workers": "8"})
     dbsession.add_all([data_flow(name=f"flow {n}", handler="idle") for n in range(flows)])
@@ -100,8 +100,8 @@ def test_a_claim_writes_hardly_more_often_for_eight_runs_than_for_one(
     with counted(heartbeat_of(app)) as counts:
         assert post(app).json["flows_succeeded"] == flows
 
-    # The flows once, their runs three at a time or at once, and twice the beat's row.
-    assert counts[BEAT, "writes"] <= writes
+    # The flows, their runs, and twice the beat's row.
+    assert counts[BEAT, "writes"] == 4
 
 
 def test_one_due_flow_costs_a_beat_three_transactions(

@@ -29,7 +29,7 @@ from {{cookiecutter.project_slug}}.heartbeat.models import (
     DataFlowRun,
 )
 
-from ..conftest import MakeApp
+from ..conftest import MakeApp, heartbeat_of
 from ..notes import Note
 
 Post = Callable[..., Any]
@@ -481,24 +481,59 @@ WAYS_AROUND: list[Callable[[Any], None]] = [
     lambda session: session.connection().rollback(),
     lambda session: session.connection().close(),
     lambda session: session.begin(),
+    lambda session: session.begin().rollback(),
     lambda session: session.reset(),
     lambda session: session.invalidate(),
+    lambda session: session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}),
 ]
 
 
+@pytest.mark.parametrize("first", [[], ["before"]], ids=["unused", "used"])
+@pytest.mark.parametrize("last", [[], ["after"]], ids=["left", "used again"])
+@pytest.mark.parametrize("fails", [False, True], ids=["ends", "fails"])
 @pytest.mark.parametrize("end", WAYS_AROUND, ids=range(len(WAYS_AROUND)))
 def test_no_way_around_parts_success_and_writes(
-    run: Callable[[Work], DataFlowRun], dbsession: Session, end: Callable[[Any], None]
+    run: Callable[[Work], DataFlowRun],
+    dbsession: Session,
+    *,
+    end: Callable[[Any], None],
+    first: list[str],
+    last: list[str],
+    fails: bool,
 ) -> None:
     def work(run: Run) -> None:
-        run.session.add(a_note("before"))
+        run.session.add_all([a_note(name) for name in first])
         run.session.flush()
         with suppress(Exception):
             end(run.session)
+        run.session.add_all([a_note(name) for name in last])
+        run.session.flush()
+        if fails:
+            raise ValueError
 
     row = run(work)
 
-    assert (row.status, written(dbsession)) in [("success", ["before"]), ("failed", [])]
+    kept = [] if fails else [("success", first + last)]
+    assert (row.status, written(dbsession)) in [*kept, ("failed", [])]
+
+
+@pytest.mark.parametrize("work", [lambda _run: None, add_by_orm], ids=["unused", "used"])
+def test_a_flow_holds_a_connection_only_once_it_uses_its_session(
+    make_app: MakeApp, post: Post, work: Work
+) -> None:
+    held = list[int]()
+
+    def flow(run: Run) -> None:
+        pool: Any = heartbeat_of(app).engine.pool
+        held.append(pool.checkedout())
+        work(run)
+        run.session.flush()
+        held.append(pool.checkedout())
+
+    app = make_app((flow, {"every": "1h"}))
+
+    assert post(app).json["flows_succeeded"] == 1
+    assert held == [0, 0 if work is not add_by_orm else 1]
 
 
 # ---------------------------------------------------------------------------------------------

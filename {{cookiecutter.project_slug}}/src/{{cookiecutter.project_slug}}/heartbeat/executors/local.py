@@ -40,7 +40,10 @@ class LocalExecutor:
         self._jobs: deque[tuple[Callable[[ClaimedRun], object], ClaimedRun]] = deque()
         self._given = threading.Condition()
         self.stopped = self.abandoned = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._changed = threading.Condition(lock)
+        # All workers are free, or none is to be any more: who waits for that is not woken by each.
+        self._idle = threading.Condition(lock)
         self._claiming = threading.Lock()
 
     @property
@@ -88,7 +91,12 @@ class LocalExecutor:
                     self._at_work.remove(run)
                     self._free += 1
                     self._freed += 1
-                    self._changed.notify_all()
+                    self._notify()
+
+    def _notify(self) -> None:
+        self._changed.notify_all()
+        if self._free == self._workers or self.stopped:
+            self._idle.notify_all()
 
     def wait_until_freed(self, since: int, seconds: float) -> None:
         """Wait until `freed` is no longer `since`, at most `seconds`; then for those just behind.
@@ -96,12 +104,11 @@ class LocalExecutor:
         Where short runs end one after the other, the next claim then serves all their workers.
         """
         with self._changed:
-            another = self._wait_for_another(since, seconds)
+            another = self._changed.wait_for(lambda: self._freed != since, seconds)
             while another and self._free < self._workers and not self.stopped:
-                another = self._wait_for_another(self._freed, GATHER)
-
-    def _wait_for_another(self, since: int, seconds: float) -> bool:
-        return self._changed.wait_for(lambda: self._freed != since, seconds)
+                before = self._freed
+                self._idle.wait(GATHER)
+                another = self._freed != before
 
     def stop(self, *, abandon: bool = False) -> list[ClaimedRun]:
         """Let no worker be free from now on; return the runs at work.
@@ -112,7 +119,7 @@ class LocalExecutor:
             self.stopped = True
             self.abandoned = abandon and bool(self._at_work)
             self._freed += 1
-            self._changed.notify_all()
+            self._notify()
             return list(self._at_work)
 
     def wait_until_idle(self, seconds: float) -> None:
@@ -122,4 +129,4 @@ class LocalExecutor:
             self._claiming.release()
         with self._changed:
             left = deadline - time.monotonic()
-            self._changed.wait_for(lambda: self._free == self._workers, left)
+            self._idle.wait_for(lambda: self._free == self._workers, left)

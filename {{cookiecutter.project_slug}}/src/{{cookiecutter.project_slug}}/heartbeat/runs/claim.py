@@ -18,6 +18,7 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import DeclarationError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
+from ..models.meta import insert_arrays, may_chain_writes
 from ..schedules.every import anchored_anew, is_ahead
 from .due import IS_AHEAD, IS_DUE, IS_PENDING, FlowRow, asked_at, due_of, free_of, window_of
 from .run import ClaimedRun
@@ -43,9 +44,6 @@ _FIND_ACTIVE = select(DataFlowRun.data_flow_id, DataFlowRun.id).where(
 )
 # On the tables: see `execute.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-_INSERT_RUN = insert(_RUN).returning(_RUN.c.data_flow_id, _RUN.c.id)
-# So many rows at a time: psycopg reads a statement of more than 50 parameters anew at each use.
-_INSERT_RUN = _INSERT_RUN.execution_options(insertmanyvalues_page_size=3)
 _CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
 _CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
 
@@ -197,9 +195,11 @@ def _insert(
         for flow, run in runs
     ]
     connection = session.connection()
-    if connection.dialect.insert_executemany_returning:
-        ids = dict(connection.execute(_INSERT_RUN, rows).all())
-    else:  # MySQL tells no ids of many rows that it inserts
+    if may_chain_writes(connection):
+        statement = insert_arrays(_RUN, (*rows[0],)).returning(_RUN.c.data_flow_id, _RUN.c.id)
+        arrays = {name: [row[name] for row in rows] for name in rows[0]}
+        ids = dict(connection.execute(statement, arrays).all())
+    else:
         connection.execute(insert(_RUN), rows)
         ids = _active(session, [flow for flow, _ in runs])
     pairs = zip(runs, rows, strict=True)

@@ -6,11 +6,12 @@ of the run is guarded by its status and claim: if somebody took the run over, al
 
 import json
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Update, bindparam, select, update
+from sqlalchemy import Connection, Engine, Update, bindparam, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -27,9 +28,9 @@ from .session import FlowSession, flow_transaction
 
 log = logging.getLogger(__name__)
 
-# On the tables, since the ORM's way takes half of a short run's time. The session must count as
-# changed already, as those of the engine do.
+# On the tables, since the ORM's way takes half of a short run's time.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
+_LEASE = bindparam("lease", type_=_RUN.c.lease_expires_at.type)
 
 
 def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
@@ -62,7 +63,8 @@ def execute_here(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
         with flow_transaction(heartbeat.engine) as session:
             result = _call(heartbeat, run, session, run_log)
             now = heartbeat.clock.now()
-            finish(session, run, RunStatus.SUCCESS, now, result=result, **measured())
+            with _connection_of(session, heartbeat.engine) as connection:
+                finish(connection, run, RunStatus.SUCCESS, now, result=result, **measured())
     except ClaimLostError as error:
         log.warning("%s: %s", run.flow_name, error)
         return RunStatus.FAILED
@@ -75,18 +77,29 @@ def execute_here(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
     return RunStatus.SUCCESS
 
 
+def _connection_of(session: FlowSession, engine: Engine) -> AbstractContextManager[Connection]:
+    """Return what a run's success is written to: the flow's transaction, if it has begun one."""
+    if session.manager:
+        return nullcontext(session.connection())
+    # Nothing of the flow's is to be committed along; a single statement is a transaction by itself.
+    if may_chain_writes(engine):
+        return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+    return engine.begin()
+
+
 def finish(
-    session: Session,
+    connection: Connection,
     run: ClaimedRun | DataFlowRun,
     status: RunStatus,
     now: datetime,
-    *guards: ColumnElement[bool],
+    *,
+    lease: datetime | None = None,
     **values: object,
 ) -> None:
-    """Write a run's end and its flow's `last_run_*`, in the transaction of `session`.
+    """Write a run's end and its flow's `last_run_*`, in the transaction of `connection`.
 
-    The flow's row first, as everywhere. Raises ClaimLostError, and the caller rolls back, when the
-    run is no longer in progress under this claim, or does not fulfil the `guards`.
+    The flow's row is locked first, as everywhere. Raises ClaimLostError, and the caller rolls back,
+    when the run is no longer in progress under this claim, or if its lease is no longer `lease`.
     """
     # The wall clock may have stepped back meanwhile; the database checks the order.
     ended_at = max(now, run.started_at or now)
@@ -99,18 +112,13 @@ def finish(
             flow |= {"last_success_started_at": run.started_at, "failures_in_a_row": 0}
     counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     values |= {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
-    connection = session.connection()
-    *before, statement = _end(
-        (*flow,), (*values,), counted=counted, chained=may_chain_writes(connection)
-    )
+    statements = _end((*flow,), (*values,), counted=counted, chained=may_chain_writes(connection))
     written = {f"flow_{column}": value for column, value in flow.items()}
     written |= {f"run_{column}": value for column, value in values.items()}
-    written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id}
-    if guards:
-        statement = statement.where(*guards)
-    for first in before:
-        connection.execute(first, written)
-    if connection.execute(statement, written).rowcount != 1:
+    written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id, "lease": lease}
+    for statement in statements:
+        ended = connection.execute(statement, written).rowcount
+    if ended != 1:
         raise ClaimLostError(run.id)
 
 
@@ -118,12 +126,12 @@ def finish(
 def _end(
     flow_columns: tuple[str, ...], run_columns: tuple[str, ...], *, counted: bool, chained: bool
 ) -> tuple[Update, ...]:
-    """Build what writes these columns at a run's end, the flow's first: once, not for each run.
+    """Build what writes these columns at a run's end, the run last: once, not for each run.
 
-    counted: as a failure of the flow. chained: in one statement, which saves a way to the server.
+    counted: as a failure of the flow. chained: in one statement, which saves a way to the server
+    and writes both rows or none.
     """
-    flow = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
-    flow = flow.values({column: bindparam(f"flow_{column}") for column in flow_columns})
+    flow = update(_FLOW).values({column: bindparam(f"flow_{column}") for column in flow_columns})
     if counted:
         flow = flow.values(failures_in_a_row=_FLOW.c.failures_in_a_row + 1)
     run = update(_RUN).where(
@@ -131,13 +139,15 @@ def _end(
         _RUN.c.status == RunStatus.IN_PROGRESS.value,
         # True for two NULLs, too: a run that was put into progress by hand has no claim.
         _RUN.c.claim_id.is_not_distinct_from(bindparam("claim")),
+        or_(_LEASE.is_(None), _RUN.c.lease_expires_at == _LEASE),
     )
     run = run.values({column: bindparam(f"run_{column}") for column in run_columns})
+    this = _FLOW.c.id == bindparam("flow")
     if not chained:
-        return flow, run
-    # The run's row is found by what the flow's update returns, so it is locked after that one.
-    ended = flow.returning(_FLOW.c.id).cte("ended")
-    return (run.where(_RUN.c.data_flow_id == ended.c.id),)
+        return flow.where(this), run
+    locked = select(_FLOW.c.id).where(this).with_for_update().cte("locked")
+    run = run.where(_RUN.c.data_flow_id == locked.c.id).returning(_RUN.c.data_flow_id)
+    return (flow.where(_FLOW.c.id == run.cte("ended").c.data_flow_id),)
 
 
 def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: RunLog) -> object:
@@ -207,7 +217,7 @@ def _cause(session: FlowSession | None, error: BaseException) -> BaseException:
 def _record_failure(heartbeat: Heartbeat, run: ClaimedRun, values: dict[str, Any]) -> RunStatus:
     def work(session: Session) -> None:
         now = heartbeat.clock.now()
-        finish(session, run, RunStatus.FAILED, now, **values)
+        finish(session.connection(), run, RunStatus.FAILED, now, **values)
         follow_failure(session, heartbeat.flows.get(run.handler), run, now)
 
     try:

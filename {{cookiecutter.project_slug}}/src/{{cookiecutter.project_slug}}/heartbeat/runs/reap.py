@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, literal, select
+from sqlalchemy import literal, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -50,22 +50,22 @@ def _reap_one(heartbeat: Heartbeat, run: DataFlowRun) -> bool:
         f"{run.worker} gave no sign of life until its lease ended at {run.lease_expires_at} (the "
         f"last one came at {run.updated_at}): its process was killed, stopped or cut off"
     )
-    unrenewed = DataFlowRun.lease_expires_at == run.lease_expires_at
-    return end_lost(heartbeat, run, error, unrenewed, patience=PATIENCE)
+    return end_lost(heartbeat, run, error, lease=run.lease_expires_at, patience=PATIENCE)
 
 
 def end_lost(
     heartbeat: Heartbeat,
     run: ClaimedRun | DataFlowRun,
     error: BaseException,
-    *guards: ColumnElement[bool],
+    *,
+    lease: datetime | None = None,
     patience: float = math.inf,
     log: str | None = None,
 ) -> bool:
     """Fail a run with `error`; with `on_lost="retry"` its slot is due again, as the next attempt.
 
     Both in one transaction. Returns False where there is nothing to end: the run has ended, is
-    somebody else's or does not fulfil the `guards`; its flow's row is gone, or locked at this
+    somebody else's, or its lease is no longer `lease`; its flow's row is gone, or locked at this
     moment; or it took more than `patience` seconds until the database could be written.
     """
     asked = heartbeat.clock.monotonic()
@@ -79,7 +79,7 @@ def end_lost(
         now = heartbeat.clock.now()
         seconds = max((now - (run.started_at or now)).total_seconds(), 0)
         told = {"duration": seconds, "log": log, **describe_error(error, heartbeat.secrets())}
-        finish(session, run, RunStatus.FAILED, now, *guards, **told)
+        finish(session.connection(), run, RunStatus.FAILED, now, lease=lease, **told)
         follow_failure(session, heartbeat.flows.get(handler), run, now, lost=True)
         return True
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import transaction
 from sqlalchemy import Connection, Engine, event
@@ -16,11 +17,19 @@ from ..errors import SessionControlError
 class FlowSession(Session):
     """A flow's session. The engine alone ends its transaction; a flow that tries is told so."""
 
+    # Set when it has begun: one that was not used costs neither a transaction nor a connection.
+    manager: transaction.TransactionManager | None = None
     ended_by_engine = False
     # The first thing that forbids a success, even if the flow swallows it.
     forbidden_by: BaseException | None = None
     # The first error within a savepoint that has not ended yet.
     failed_in_savepoint: BaseException | None = None
+
+    def connection(self, *arguments: Any, **options: Any) -> Connection:
+        """Return the connection, isolated as the engine's are: SQLAlchemy calls options late."""
+        if self.manager is None:
+            super().connection()
+        return super().connection(*arguments, **options)
 
     def commit(self) -> None:
         """Refuse: the engine commits, together with the run's success."""
@@ -50,7 +59,20 @@ def _refuse_commit(session: FlowSession) -> None:
         session._refuse("commit")  # noqa: SLF001 - the same rule, told by the session
 
 
+def _join(session: FlowSession, _transaction: object, connection: Connection) -> None:
+    """Let a session that begins join a transaction manager of its own; `request.tm` is not touched.
+
+    It counts as changed from the start, since zope.sqlalchemy does not notice what text SQL writes.
+    """
+    if session.manager is None:
+        session.manager = transaction.TransactionManager(explicit=True)
+        session.manager.begin()
+        join_transaction(session, STATUS_CHANGED, session.manager)
+        connection.execution_options(flow_session=session)
+
+
 # Once for all of them: to listen to each session anew would cost a third of a short run.
+event.listen(FlowSession, "after_begin", _join)
 event.listen(FlowSession, "before_commit", _refuse_commit)
 
 
@@ -63,23 +85,17 @@ def watch_errors(engine: Engine) -> None:
 
 @contextmanager
 def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
-    """Open a session in a transaction manager of its own; commit at the end, or abort.
-
-    Nothing is shared with `request.tm`. The session has joined before it begins, and counts as
-    changed from the start, since zope.sqlalchemy does not notice what text SQL writes.
-    """
-    manager = transaction.TransactionManager(explicit=True)
+    """Give a flow's session; at the end commit what began with its first use, or abort."""
     session = FlowSession(engine)
-    manager.begin()
     try:
-        join_transaction(session, STATUS_CHANGED, manager)
-        session.connection(execution_options={"flow_session": session})
         yield session
         session.ended_by_engine = True
-        manager.commit()
+        if session.manager:
+            session.manager.commit()
     except BaseException:
         session.ended_by_engine = True
-        manager.abort()
+        if session.manager:
+            session.manager.abort()
         raise
     finally:
         session.close()
