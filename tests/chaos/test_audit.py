@@ -103,6 +103,8 @@ SOUND = make_history(FIRST, SECOND, FOURTH)
 LOST = failed(SECOND, "LeaseExpired")
 AGAIN = make_run(3, 2, attempt=2, begun=3)
 RETRIED = make_history(FIRST, LOST, AGAIN)
+NO_ROWS = [replace(run, rows=0) for run in SOUND.runs]
+ELSEWHERE = replace(SOUND, flows=[replace(SOUND.flows[0], kind="elsewhere")], runs=NO_ROWS, rows=[])
 LOST_FOR_GOOD = make_history(FIRST, LOST, on_lost="fail")
 
 
@@ -113,6 +115,7 @@ LOST_FOR_GOOD = make_history(FIRST, LOST, on_lost="fail")
         (RETRIED, killed(2.1)),
         (LOST_FOR_GOOD, killed(2.1)),
         (LOST_FOR_GOOD, Facts(outages=[Span(at(1.9), at(2.05))])),
+        (ELSEWHERE, Facts(answered=3)),
     ],
 )
 def test_a_sound_history_passes(history: History, facts: Facts) -> None:
@@ -230,6 +233,11 @@ UNSOUND = {
     "a success with {'last': 1} instead of 2 rows": (
         "half-written",
         replace(SOUND, rows=SOUND.rows[1:]),
+        Facts(),
+    ),
+    "a success with {} instead of 0 rows": (
+        "half-written",
+        replace(ELSEWHERE, flows=SOUND.flows),
         Facts(),
     ),
     "a success with {'first': 2, 'last': 1} instead of 2 rows": (

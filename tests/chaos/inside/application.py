@@ -1,8 +1,8 @@
 """The application that chaos beats: the engine, and flows that leave traces of what they did.
 
-It is served by the rendered project's Python, which has what the template's own has not. Each flow
-writes rows of its own through `run.session`; once it has done all its work it says so in a file,
-outside of any transaction, so that work whose commit was refused is known of too.
+It is served by the rendered project's Python, which has what the template's own has not. Flows of
+all kinds but one write rows of their own through `run.session`. Once a flow has done all its work
+it says so in a file, outside of any transaction, so that work whose commit was refused is known.
 """
 
 import os
@@ -146,6 +146,12 @@ def nested(run: Run) -> int:
     return pen.count
 
 
+def elsewhere(run: Run) -> int:
+    """Take some time, and never use the session."""
+    work_for(run, 0.0, 1.0)
+    return 0
+
+
 def hold(folder: Path, *, writes_first: bool) -> Work:
     """Make a flow that says that it is inside, waits until it is let go, and writes."""
 
@@ -196,6 +202,8 @@ def mixture() -> list[tuple[Work, int, str]]:
         (failing, 3, "retry"),
         (by_hand, 2, "fail"),
         (nested, 3, "retry"),
+        *[(elsewhere, seconds, "fail") for seconds in (1, 2)],
+        (elsewhere, 3, "retry"),
     ]
 
 
