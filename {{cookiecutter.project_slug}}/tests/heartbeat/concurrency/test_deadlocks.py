@@ -90,7 +90,7 @@ class Other:
         def before(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
             if self.thread is None and statement.startswith("UPDATE data_flow_runs "):
                 self.ask_for(FLOW)
-            elif self.thread is None and statement.startswith("WITH ended "):
+            elif self.thread is None and statement.startswith("WITH "):
                 # It takes both, one after the other, and looks for a deadlock while it waits.
                 self.thread = threading.Thread(target=self._ask_who_waits)
                 self.thread.start()

@@ -26,7 +26,7 @@ class FlowSession(Session):
     failed_in_savepoint: BaseException | None = None
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
-        """Return the connection, isolated as the engine's are: SQLAlchemy calls options late."""
+        """Return the connection, isolated as all of the engine: other options come too late."""
         if self.manager is None:
             super().connection()
         return super().connection(*arguments, **options)
