@@ -517,9 +517,9 @@ def test_no_way_around_parts_success_and_writes(
     assert (row.status, written(dbsession)) in [*kept, ("failed", [])]
 
 
-@pytest.mark.parametrize("work", [lambda _run: None, add_by_orm], ids=["unused", "used"])
+@pytest.mark.parametrize(("work", "then"), [(lambda _run: None, 0), (add_by_orm, 1)])
 def test_a_flow_holds_a_connection_only_once_it_uses_its_session(
-    make_app: MakeApp, post: Post, work: Work
+    make_app: MakeApp, post: Post, work: Work, then: int
 ) -> None:
     held = list[int]()
 
@@ -533,7 +533,7 @@ def test_a_flow_holds_a_connection_only_once_it_uses_its_session(
     app = make_app((flow, {"every": "1h"}))
 
     assert post(app).json["flows_succeeded"] == 1
-    assert held == [0, 0 if work is not add_by_orm else 1]
+    assert held == [0, then]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     return _SECONDS_BEFORE[compiler.dialect.name].format(moment=moment, seconds=seconds)
 
 
-def may_chain_writes(database: sa.Connection | sa.Engine) -> bool:
-    """Tell whether one statement may hold two writes, the second with what the first returns."""
+def is_postgresql(database: sa.Connection | sa.Engine) -> bool:
+    """Tell whether one statement may write two tables, and take arrays as parameters."""
     return database.dialect.name == "postgresql"
 
 

@@ -18,7 +18,7 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import DeclarationError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..models.meta import insert_arrays, may_chain_writes
+from ..models.meta import insert_arrays, is_postgresql
 from ..schedules.every import anchored_anew, is_ahead
 from .due import IS_AHEAD, IS_DUE, IS_PENDING, FlowRow, asked_at, due_of, free_of, window_of
 from .run import ClaimedRun
@@ -195,7 +195,7 @@ def _insert(
         for flow, run in runs
     ]
     connection = session.connection()
-    if may_chain_writes(connection):
+    if is_postgresql(connection):
         statement = insert_arrays(_RUN, (*rows[0],)).returning(_RUN.c.data_flow_id, _RUN.c.id)
         arrays = {name: [row[name] for row in rows] for name in rows[0]}
         ids = dict(connection.execute(statement, arrays).all())

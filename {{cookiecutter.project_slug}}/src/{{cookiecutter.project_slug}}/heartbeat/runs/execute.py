@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from ..core import Heartbeat
 from ..errors import ClaimLostError, ConfigurationError, HandlerNotRegisteredError, ResultError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..models.meta import may_chain_writes
+from ..models.meta import is_postgresql
 from ..redaction import describe_error
 from ..registry import FlowDefinition
 from .lease import kept
@@ -82,7 +82,7 @@ def _connection_of(session: FlowSession, engine: Engine) -> AbstractContextManag
     if session.manager:
         return nullcontext(session.connection())
     # Nothing of the flow's is to be committed along; a single statement is a transaction by itself.
-    if may_chain_writes(engine):
+    if is_postgresql(engine):
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     return engine.begin()
 
@@ -112,7 +112,7 @@ def finish(
             flow |= {"last_success_started_at": run.started_at, "failures_in_a_row": 0}
     counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     values |= {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
-    statements = _end((*flow,), (*values,), counted=counted, chained=may_chain_writes(connection))
+    statements = _end((*flow,), (*values,), counted=counted, chained=is_postgresql(connection))
     written = {f"flow_{column}": value for column, value in flow.items()}
     written |= {f"run_{column}": value for column, value in values.items()}
     written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id, "lease": lease}
@@ -126,10 +126,10 @@ def finish(
 def _end(
     flow_columns: tuple[str, ...], run_columns: tuple[str, ...], *, counted: bool, chained: bool
 ) -> tuple[Update, ...]:
-    """Build what writes these columns at a run's end, the run last: once, not for each run.
+    """Build what writes these columns at a run's end: once, not for each run.
 
-    counted: as a failure of the flow. chained: in one statement, which saves a way to the server
-    and writes both rows or none.
+    counted: as a failure of the flow. chained: in one statement, which saves a way to the server.
+    The last statement changes a row only if the run was still ours.
     """
     flow = update(_FLOW).values({column: bindparam(f"flow_{column}") for column in flow_columns})
     if counted:
@@ -145,6 +145,7 @@ def _end(
     this = _FLOW.c.id == bindparam("flow")
     if not chained:
         return flow.where(this), run
+    # The flow's row is locked first and changed last: both rows are written, or none.
     locked = select(_FLOW.c.id).where(this).with_for_update().cte("locked")
     run = run.where(_RUN.c.data_flow_id == locked.c.id).returning(_RUN.c.data_flow_id)
     return (flow.where(_FLOW.c.id == run.cte("ended").c.data_flow_id),)
