@@ -35,7 +35,7 @@ MOST = {("dbos3", "queue"): 40}
 THROUGHPUT_BARS = (
     ("Procrastinate", 2.0, "postgresql"),
     ("Celery, beat, Redis, SQL result backend", 3.0, "postgresql"),
-    ("session + zope.sqlalchemy, load-modify-flush, singly", 5.0, "postgresql"),
+    ("session + zope.sqlalchemy, load-modify-flush, one_by_one", 5.0, "postgresql"),
     ("SQLAlchemy Core, one claim, finishes one by one", 0.8, "postgresql"),
     ("sqlite3, WAL, FULL", 0.2, "sqlite"),
     ("SQLAlchemy Core on MariaDB, finishes one by one", 0.6, "mysql"),

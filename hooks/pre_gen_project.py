@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import keyword
 import re
+import shutil
 import sys
 import unicodedata
 from pathlib import Path
@@ -48,6 +49,14 @@ SERVER_DATABASES = frozenset(
     """.split()
 )
 
+# cookiecutter renders answers: those of the command line before any hook, and all when it updates.
+TEMPLATE_MARK = re.compile(r"\{[%#{]")
+
+# What rendering writes, with some to spare, and what the set-up installs; in MB.
+MB = 1_000_000
+PROJECT_MB = 8
+PACKAGES_MB = 200
+
 # What ends a line or a TOML string, or cannot be written as UTF-8.
 UNSAFE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
@@ -63,13 +72,14 @@ def main() -> None:
 
 
 def find_faults(answers: dict[str, str], folder: Path, python: tuple[int, int]) -> list[str]:
-    """Give one line for each thing that cannot work, with how to mend it."""
+    """Give one line for each thing that cannot work, with the fix."""
     faults = [
         fault_of_slug(answers["project_slug"]),
         fault_of_text("project_name", answers["project_name"]),
         fault_of_text("description", answers["description"]),
         fault_of_executor(answers["executor"]),
         fault_of_folder(folder),
+        fault_of_space(folder),
         fault_of_python(python),
     ]
     return [fault for fault in faults if fault]
@@ -100,6 +110,10 @@ def fault_of_text(name: str, text: str) -> str:
         return f"{name} is empty: say it in a few words."
     if '"' in text or "\\" in text:
         return f"{name} {show(text)} holds a double quote or a backslash: leave those out."
+    if mark := TEMPLATE_MARK.search(text):
+        return (
+            f"{name} {show(text)} holds {mark[0]}, which cookiecutter would render: leave it out."
+        )
     if any(unicodedata.category(character) in UNSAFE_CATEGORIES for character in text):
         return f"{name} {show(text)} holds a line break or a control character: leave those out."
     return ""
@@ -116,6 +130,20 @@ def fault_of_folder(folder: Path) -> str:
     """Say why the .ini files could not name this folder."""
     if "%" in str(folder):
         return f"The path {show(str(folder))} holds a %, which .ini files cannot: render elsewhere."
+    return ""
+
+
+def fault_of_space(folder: Path) -> str:
+    """Say that the disk is full: a project in part would be in the way of the next attempt."""
+    try:
+        free = shutil.disk_usage(folder).free / MB
+    except OSError:
+        return ""
+    if free < PROJECT_MB:
+        return (
+            f"The disk of {show(str(folder))} has {free:.1f} MB left, but the project takes "
+            f"{PROJECT_MB} MB and its packages {PACKAGES_MB} MB: free some, or render elsewhere."
+        )
     return ""
 
 

@@ -121,7 +121,8 @@ def stay_up(project: Path, url: str) -> None:
     """Leave the server running until Ctrl-C."""
     say(f"It serves at {url} until you press Ctrl-C")
     print(f"cd {project}")
-    print(f'curl -X POST -H "Authorization: Bearer $(cat var/beat.token)" {url}/heartbeat')
+    current = "$(.venv/bin/heartbeat token show)"
+    print(f'curl -X POST -H "Authorization: Bearer {current}" {url}/heartbeat')
     try:
         while True:
             time.sleep(3600)

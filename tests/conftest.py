@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).resolve().parent.parent
 PROJECT = TEMPLATE / "{{cookiecutter.project_slug}}"
 
+# They run within a rendered project: see test_engine.py.
+collect_ignore = ["engine", "hosts"]
+
+# What a set-up writes that nobody else may read.
+SECRET_FILES = ("var/beat.token", "var/operator.token")
+
 # How long anything may take that a test waits for, on a busy machine.
 DEADLINE_SECONDS = 60.0
 
@@ -33,6 +40,21 @@ sys.dont_write_bytecode = True
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda _number, _frame: None)
+
+# What tests of hooks and set-up find on their PATH besides the stand-in for uv, and nothing else: a
+# uv of the machine's would win where a command puts its own folder first, as pyenv's shims do.
+COMMANDS = ("awk", "basename", "cat", "cp", "env", "git", "make", "mkdir", "rm", "sh", "sleep")
+
+# What a shell may have set for other programs, another project or a terminal: it is taken out of
+# the environment of all tests. The Makefile does so with what changes pip, uv and Python itself.
+OF_THE_SHELL = (
+    *("HEARTBEAT_", "DATABASE_URL", "PYTHON", "CONDA", "VIRTUAL_ENV", "PYENV_VERSION"),
+    *("MAKE", "MFLAGS", "COOKIECUTTER_", "GIT_", "TERM", "COLUMNS", "LINES", "CI"),
+    *("NO_COLOR", "FORCE_COLOR", "CLICOLOR", "PYTEST_", "COVERAGE_", "COV_"),
+)
+
+for variable in [name for name in os.environ if name.startswith(OF_THE_SHELL)]:
+    del os.environ[variable]
 
 # Plays uv and .venv/bin/python: notes each call, and does in each step what FAKE_<STEP> says.
 # Empty: works. "hang": holds FAKE_ALIVE open and waits, with a child. "python": fails as a Python
@@ -46,6 +68,7 @@ behave() {
     hang*)
       test "$1" = hang || trap '' TERM
       exec 3>"$FAKE_ALIVE"
+      echo $$ > "$FAKE_CALLS.hanging"
       sleep 600 &
       echo hanging >&3
       wait ;;
@@ -136,15 +159,16 @@ class Tools:
         os.mkfifo(self.alive)
         # Open for reading before anybody writes: a writer waits for a reader.
         self._reader = os.open(self.alive, os.O_RDONLY | os.O_NONBLOCK)
-        uv = folder / "uv"
+        path = link_commands(folder / "bin", *COMMANDS)
+        uv = folder / "bin" / "uv"
         uv.write_text(FAKE_TOOL)
         uv.chmod(0o755)
         self.environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith(("HEARTBEAT_", "PYTHON")) and key != "DATABASE_URL"
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("LANG", "LC_", "PIP_", "TEST_", "UV_"))
         } | {
-            "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+            "PATH": path,
             "FAKE_CALLS": str(self.calls_file),
             "FAKE_ALIVE": str(self.alive),
             "FAKE_PYTHON": sys.executable,
@@ -163,6 +187,10 @@ class Tools:
         """Wait for the sign that a step has begun to hang."""
         assert self._read() == b"hanging\n"
 
+    def end_the_hanging_one(self) -> None:
+        """End a step that hangs, and its child, as a tool ends that is done at last."""
+        os.killpg(int(Path(f"{self.calls_file}.hanging").read_text()), signal.SIGKILL)
+
     def wait_until_none_lives(self) -> None:
         """Wait for the end of every process that took part in hanging."""
         assert self._read() == b""
@@ -179,6 +207,48 @@ class Tools:
             if ready:
                 return os.read(self._reader, 100)
         pytest.fail("no sign of the stand-in")
+
+
+def link_commands(folder: Path, *names: str) -> str:
+    """Make a folder that has these commands and a Python alone, to be the whole of a PATH."""
+    folder.mkdir()
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    for name in names:
+        place = shutil.which(name, path=places)
+        assert place, f"{name} is not installed"
+        (folder / name).symlink_to(place)
+    python = folder / "python3"
+    # No link: an environment would be made of the folder that the link is in.
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(base_python())} "$@"\n')
+    python.chmod(0o755)
+    return str(folder)
+
+
+def base_python() -> str:
+    """Give the path of the Python that .venv was made by."""
+    return os.path.realpath(sys.executable)
+
+
+class SmallProject:
+    """The least of a project, and the stand-in for uv."""
+
+    def __init__(self, folder: Path, tools: Tools) -> None:
+        """Take both."""
+        self.folder = folder
+        self.tools = tools
+
+    def start(self, **environment: str) -> Child:
+        """Begin to set the project up, from some other folder."""
+        command = [sys.executable, str(self.folder / "scripts" / "bootstrap.py")]
+        return Child(command, self.folder.parent, self.tools.environment | environment)
+
+    def set_up(self, **environment: str) -> Finished:
+        """Set the project up."""
+        return self.start(**environment).finish()
+
+    def secrets(self) -> list[str]:
+        """Give what the token files hold."""
+        return [(self.folder / name).read_text() for name in SECRET_FILES]
 
 
 def cookiecutter_command(template: Path, config: Path, *more: str) -> list[str]:
@@ -252,3 +322,15 @@ def make_small_project(project: Path) -> None:
     shutil.copy(PROJECT / "Makefile", project)
     for name, text in SMALL_PROJECT.items():
         (project / name).write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path: Path, tools: Tools) -> SmallProject:
+    """A small project in a folder whose name has to be quoted."""
+    folder = tmp_path / "two words" / "data_flows"
+    make_small_project(folder)
+    text = (folder / "pyproject.toml").read_text()
+    (folder / "pyproject.toml").write_text(
+        text.replace("{{ cookiecutter.project_slug }}", "data-flows")
+    )
+    return SmallProject(folder, tools)

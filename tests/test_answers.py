@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -59,6 +60,8 @@ def test_the_defaults_render_a_project_of_that_name(render: Render) -> None:
         ("  Two   Spaces ", "two_spaces"),
         ("Übung & Söhne", "ubung_sohne"),
         ("O'Brien's Flows", "o_brien_s_flows"),
+        ("日本", "ri_ben"),
+        ("🚀", "data_flows"),
     ],
 )
 def test_the_slug_is_made_from_the_name(name: str, slug: str) -> None:
@@ -117,6 +120,10 @@ def test_a_slug_that_cannot_work_is_refused_with_its_reason(slug: str, why: str)
         ("a\x00b", "holds a line break or a control character"),
         ("a\x7fb", "holds a line break or a control character"),
         ("half \ud83d", "holds a line break or a control character"),
+        # No Python file of the template has a statement of Jinja's: hence the hexadecimal.
+        ("\x7b% x", "holds \x7b%, which cookiecutter would render"),
+        ("{{ 1", "holds {{, which cookiecutter would render"),
+        ("{#", "holds {#, which cookiecutter would render"),
     ],
 )
 def test_a_text_that_breaks_files_is_refused_on_one_line(
@@ -168,6 +175,19 @@ def test_a_path_that_ini_files_cannot_hold_is_refused() -> None:
     (line,) = pre_gen_project.find_faults(GOOD_ANSWERS, Path("/srv/100%/data_flows"), (3, 11))
 
     assert line.startswith("The path '/srv/100%/data_flows' holds a %")
+
+
+def test_a_full_disk_is_refused_before_half_a_project_is_in_the_way(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _folder: usage._replace(free=600_000))
+
+    (line,) = pre_gen_project.find_faults(GOOD_ANSWERS, tmp_path, (3, 11))
+
+    assert line.startswith(f"The disk of '{tmp_path}' has 0.6 MB left, but the project takes ")
+    monkeypatch.undo()
+    assert pre_gen_project.find_faults(GOOD_ANSWERS, tmp_path, (3, 11)) == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-CURL = 'curl -X POST -H "Authorization: Bearer $(cat var/beat.token)"'
+CURL = 'curl -X POST -H "Authorization: Bearer $(.venv/bin/heartbeat token show)"'
 TOKENS = ("beat.token", "operator.token")
 
 

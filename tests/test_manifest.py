@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,30 @@ def test_the_manifest_is_current() -> None:
     )
 
     assert (ENGINE / "MANIFEST").read_text(encoding="utf-8") == done.stdout, "run `make manifest`"
+
+
+def test_a_checkout_keeps_the_line_ends_that_make_and_the_manifest_need(tmp_path: Path) -> None:
+    for tree in (TEMPLATE, PROJECT):
+        shutil.copy(tree / ".gitattributes", tmp_path)
+        for name, content in (("Makefile", b"all:\n\ttrue\n"), ("logo.png", b"\0\r\n")):
+            (tmp_path / name).write_bytes(content)
+        git = [
+            "git",
+            "-c",
+            "core.autocrlf=true",
+            "-c",
+            "core.eol=crlf",
+            "-c",
+            "core.safecrlf=false",
+        ]
+        subprocess.run([*git, "init", "--quiet"], cwd=tmp_path, check=True)
+        subprocess.run([*git, "add", "--all"], cwd=tmp_path, check=True)
+        for name in ("Makefile", "logo.png"):
+            (tmp_path / name).unlink()
+        subprocess.run([*git, "checkout", "--", "."], cwd=tmp_path, check=True)
+
+        assert (tmp_path / "Makefile").read_bytes() == b"all:\n\ttrue\n"
+        assert (tmp_path / "logo.png").read_bytes() == b"\0\r\n"
 
 
 def test_the_manifest_has_the_form_that_sha256sum_checks() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,31 +15,30 @@ import uuid
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import pytest
-from conftest import TEMPLATE, Child, Finished, cookiecutter_command, make_config
+from conftest import TEMPLATE, Child, Finished, cookiecutter_command, link_commands, make_config
 from test_rendering import OPTIONAL, readme_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.install
 PYTEST = (".venv/bin/python", "-m", "pytest", "-q", "-ra")
+# What the engine's tests need and a project does not.
+ENGINE_TESTS_NEED = ("hypothesis", "pyramid_retry>=2.1.1")
 SHARES = pytest.mark.xdist_group("shared")
+
+# Where each system has make, git, curl and the like.
+SYSTEM_FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin")
 
 # How long the longest of all may take: the tests of a rendered project, on a busy machine.
 PATIENCE_SECONDS = 2_400.0
 
 # The engine's tests of what servers do each in its own way: locks, transactions, times, guards.
-OF_SERVERS = (
-    *("concurrency", "migrations", "functional/test_clocks_are_set.py", "functional/test_costs.py"),
-    *("functional/test_databases.py", "functional/test_fencing.py", "functional/test_promises.py"),
-    *("functional/test_transactions.py", "unit/test_claim.py", "unit/test_db.py"),
-    *("unit/test_models.py", "unit/test_reap.py"),
-)
 SERVING = re.compile(r"(?:Serving on|Listening at:) http://127\.0\.0\.1:(\d+)")
 AIRPORTS = 28_000
 
@@ -52,21 +52,35 @@ with engine.connect().execution_options(no_parameters=True) as connection:
         connection.exec_driver_sql(statement)
 """
 
-# What a user writes who follows the README.
-ORDER = '''"""Orders."""
+# A table with a text and arguments of its own, and what stores into it.
+BIRD = '''"""Birds."""
 
+from sqlalchemy import String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from .meta import Base
 
 
-class Order(Base):
-    """An order."""
+class Bird(Base):
+    """A bird."""
 
-    __tablename__ = "orders"
+    __tablename__ = "birds"
+    __table_args__ = (UniqueConstraint("name"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
 '''
+STORE_BIRD = """
+import os
+from data_flows.models import get_engine
+from data_flows.models.bird import Bird
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+with Session(get_engine({})) as session:
+    session.add(Bird(name="Käuzchen 🦉"))
+    session.commit()
+    print(session.scalars(select(Bird.name)).one())
+"""
 
 
 @dataclass(frozen=True)
@@ -190,6 +204,24 @@ class Project:
         output = self.done(*PYTEST, **environment)
         return all_ran(output)
 
+    def add_engine_tests(self) -> Path:
+        """Copy the engine's tests beside the project's own; return their folder."""
+        folder = self.folder / "tests" / "engine"
+        if not folder.exists():
+            hidden = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(TEMPLATE / "tests" / "engine", folder, ignore=hidden)
+            install = ("uv", "pip", "install", "--quiet", "-p", ".venv/bin/python")
+            self.done(*install, *ENGINE_TESTS_NEED)
+        return folder
+
+    def run_engine_tests(
+        self, *arguments: str, marked: str = "not slow", **environment: str
+    ) -> str:
+        """Run the engine's tests, none of which may be skipped; give pytest's last line."""
+        self.add_engine_tests()
+        output = self.done(*PYTEST, "-m", marked, *arguments or ["tests/engine"], **environment)
+        return all_ran(output)
+
     def section(self, title: str) -> str:
         """Give a section of the README."""
         text = (self.folder / "README.md").read_text()
@@ -230,18 +262,23 @@ def any_port(ini: str) -> str:
 
 
 def user_environment(folder: Path) -> dict[str, str]:
-    """Give the environment of a user who has uv and nothing of ours."""
-    ours = ("HEARTBEAT_", "PYTHON", "DATABASE_URL", "TEST_", "VIRTUAL_ENV", "MAKE", "MFLAGS")
-    mine = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
-    tools = str(Path(sys.executable).parent)
-    return mine | {"PATH": f"{tools}{os.pathsep}{mine['PATH']}", "TMPDIR": str(folder)}
+    """Give the environment of a user who has uv, a Python, and what each system has."""
+    others = {key: value for key, value in os.environ.items() if not key.startswith("TEST_")}
+    commands = link_commands(folder / "commands", "uv")
+    path = os.pathsep.join([commands, *SYSTEM_FOLDERS])
+    return others | {"PATH": path, "TMPDIR": str(folder)}
 
 
 def make_project(
-    folder: Path, environment: dict[str, str], database: str = "sqlite", **more: str
+    folder: Path,
+    environment: dict[str, str],
+    database: str = "sqlite",
+    *,
+    template: Path = TEMPLATE,
+    **more: str,
 ) -> Project:
     """Render with the set-up on, by the command that a user types."""
-    command = cookiecutter_command(TEMPLATE, make_config(folder))
+    command = cookiecutter_command(template, make_config(folder))
     child = Child([*command, f"database={database}"], folder, environment | more)
     return Project(folder / "data_flows", environment | more, child.finish(PATIENCE_SECONDS))
 
@@ -277,7 +314,7 @@ def test_p20_one_command_installs_it(project: Project) -> None:
     server = Server(["sh", "-c", f"{enter}\n{serve}"], project.folder.parent, project.environment)
     try:
         call = call.replace(":6543", f":{server.port}")
-        answer = project.paste([enter, f"{call} -sS -w '\\n%{{http_code}}'"])
+        answer = project.paste([enter, f"{call} -sS -w '%{{http_code}}'"])
     finally:
         server.stop()
 
@@ -320,27 +357,26 @@ def test_the_commands_of_the_readme_work(shared: Project, own_database: str) -> 
 
 
 def test_a_table_of_ones_own_is_added_as_the_readme_says(project: Project) -> None:
-    models = project.package / "models"
-    (models / "order.py").write_text(ORDER)
-    init = models / "__init__.py"
-    text = init.read_text().replace("from .meta", "from .order import Order\nfrom .meta")
-    init.write_text(text.replace('"CsvRecord", ', '"CsvRecord", "Order", '))
-    (commands,) = readme_code(project.section("Your tables"))
+    model, commands = readme_code(project.section("Your tables"))
+    (project.package / "models" / "order.py").write_text("\n".join(model))
 
+    before = project.heartbeat("check")
     project.paste(commands)
+    after = project.heartbeat("check")
     project.done(".venv/bin/ruff", "check", str(project.package / "migrations"))
     project.done(".venv/bin/ruff", "format", "--check", str(project.package / "migrations"))
 
     (revision,) = (project.package / "migrations" / "versions").glob("*add_orders.py")
     assert re.findall(r"op\.create_table\(\s*[\"'](\w+)", revision.read_text()) == ["orders"]
-    assert "data_flow" not in revision.read_text().replace("data_flows.", "")
+    assert "data_flow" not in revision.read_text()
     assert "No new upgrade operations" in alembic_check(project)
+    assert (before.status, after.status) == (1, 0), before.everything + after.everything
+    assert "the database differs from your models (add_table orders)" in before.output
 
 
 def test_without_uv_pip_does_it(tmp_path: Path) -> None:
     environment = user_environment(tmp_path)
-    places = environment["PATH"].split(os.pathsep)
-    environment["PATH"] = os.pathsep.join(p for p in places if not (Path(p) / "uv").exists())
+    environment["PATH"] = link_commands(tmp_path / "without_uv", "sh")
 
     project = make_project(tmp_path, environment)
 
@@ -392,29 +428,29 @@ def test_production_keeps_to_itself_and_takes_its_secrets_from_the_environment(
 
 def test_production_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     project = make_project(tmp_path, user_environment(tmp_path), HEARTBEAT_SETUP="0")
-    (install,) = re.findall(r"`(python3 -m venv [^`]+)`", project.section("Put it into production"))
-    secret = uuid.uuid4().hex
-    environment = {"HEARTBEAT_TOKEN": secret}
+    install, make, serve, crontab = readme_code(project.section("Put it into production"))
+    assert install.pop() == "export HEARTBEAT_CONFIG=production.ini"
+    of_cron = f"cd {project.folder}"
+    call = crontab[0].removeprefix("* * * * * ").replace("cd /srv/data_flows", of_cron)
 
-    project.paste([install])
-    project.done(".venv/bin/heartbeat", "migrate", "-c", "production.ini")
-    (project.folder / "var" / "inbox").mkdir()
-    with project.serve("production.ini", **environment) as server:
-        reply = server.beat(secret)
+    project.paste(install)
+    told = project.paste(
+        [f"{line} -c production.ini" if "heartbeat " in line else line for line in make]
+    )
+    with project.serve(serve[0].split()[-1]) as server:
+        reply = json.loads(project.paste([call.replace(":6543", f":{server.port}")]))
 
-    assert (reply.status, reply.json()["flows_succeeded"]) == (200, 1), server.said
+    assert "wrong" not in told
+    assert of_cron in call
+    assert reply["flows_succeeded"] == 1, server.said
     assert not (project.folder / ".venv" / "bin" / "pytest").exists()
 
 
 def test_the_example_goes_as_the_readme_says(project: Project) -> None:
     project.done(".venv/bin/heartbeat", "beat")
-    take_away, forget = readme_code(project.section("The example"))
-    models = project.package / "models" / "__init__.py"
+    (commands,) = readme_code(project.section("The example"))
 
-    project.paste(take_away)
-    text = re.sub(r"^from \.csv_import import .*\n", "", models.read_text(), flags=re.MULTILINE)
-    models.write_text(text.replace('"CsvFile", "CsvRecord", ', ""))
-    removed = project.paste(forget)
+    removed = project.paste(commands)
 
     assert "removed import_csv and its 1 runs" in removed
     assert "still declared" not in removed
@@ -423,25 +459,44 @@ def test_the_example_goes_as_the_readme_says(project: Project) -> None:
     project.done(".venv/bin/heartbeat", "check")
     project.done(".venv/bin/ruff", "check", ".")
     project.done(".venv/bin/mypy")
-    # Without what takes longest and brings an application of its own, with flows and models.
-    left_out = [Path("tests/heartbeat") / name for name in ("concurrency", "functional")]
-    all_ran(project.done(*PYTEST, *(f"--ignore={path}" for path in left_out)))
+    project.run_tests()
+
+
+def delete_part(project: Project, name: str) -> None:
+    """Delete an optional part of the engine, its line, and its tests."""
+    engine, tests = project.package / "heartbeat", project.add_engine_tests()
+    lines = (engine / "__init__.py").read_text().splitlines(keepends=True)
+    left = [line for line in lines if not line.startswith(f'    "{name}",  # ')]
+    assert len(left) == len(lines) - 1, f"{name} has one line"
+    (engine / "__init__.py").write_text("".join(left))
+    (part,) = (engine / "optional").glob(f"{name}*")
+    if part.is_dir():
+        shutil.rmtree(part)
+    else:
+        part.unlink()
+    for pattern in OPTIONAL[name].split("|"):
+        for test in tests.rglob(f"test_{pattern}.py"):
+            test.unlink()
 
 
 @pytest.mark.slow
-def test_each_optional_module_goes_with_its_line_and_its_tests(project: Project) -> None:
-    engine, tests = project.package / "heartbeat", project.folder / "tests" / "heartbeat"
-    for name, (wired, line, tested_as) in OPTIONAL.items():
-        lines = (engine / wired).read_text().splitlines(keepends=True)
-        left = [kept for kept in lines if kept.strip() != line]
-        assert len(left) == len(lines) - 1, f"{line} stands in {wired} once"
-        (engine / wired).write_text("".join(left))
-        (engine / name).unlink()
-        for test in tests.rglob(f"test_{tested_as}.py"):
-            test.unlink()
-        project.done(".venv/bin/heartbeat", "beat")
+@pytest.mark.parametrize("name", OPTIONAL)
+def test_each_optional_part_goes_alone(project: Project, name: str) -> None:
+    delete_part(project, name)
+
+    project.done(".venv/bin/heartbeat", "beat")
     project.done(".venv/bin/mypy", "src")
-    all_ran(project.done(*PYTEST))
+    project.run_engine_tests("tests/engine/unit", "tests/engine/functional/test_commands.py")
+
+
+@pytest.mark.slow
+def test_all_optional_parts_go_together(project: Project) -> None:
+    for name in OPTIONAL:
+        delete_part(project, name)
+
+    project.done(".venv/bin/heartbeat", "beat")
+    project.done(".venv/bin/mypy", "src")
+    project.run_engine_tests()
 
 
 def alembic_check(project: Project) -> str:
@@ -457,7 +512,7 @@ def test_the_first_flow_of_the_readme_runs_on_the_next_beat(project: Project) ->
 
     project.done(".venv/bin/heartbeat", "beat")
 
-    (run,) = [run for run in project.runs() if run["name"] == "greet"]
+    (run,) = [run for run in project.runs() if run["flow"] == "greet"]
     assert (run["status"], run["result"]) == ("success", {"greeted": 1})
     assert "hello, it is about 2" in run["log"]
     assert len(flow) <= 10
@@ -474,9 +529,9 @@ def test_files_of_the_inbox_are_loaded_and_a_broken_one_is_named(project: Projec
     assert (good.status, broken.status) == (0, 1)
     failed, succeeded = project.runs()
     assert (succeeded["status"], succeeded["result"]["rows"]) == ("success", 1)
-    assert (failed["status"], failed["error_type"]) == ("failed", "CsvProblemsError")
+    assert (failed["status"], failed["error_type"]) == ("failed", "InvalidCsvError")
     assert failed["error_message"].splitlines() == [
-        "broken.csv, row 3: byte 0xe4 is no text; save the file as CSV in UTF-8"
+        "broken.csv, row 3: byte 0xe4 is not text; save the file as UTF-8"
     ]
     assert "broken.csv, row 3" in " ".join(broken.output.split())
     assert "Traceback" not in broken.errors
@@ -611,21 +666,57 @@ def test_setup_makes_the_database_and_a_beat_runs_on_it(database: Database) -> N
     project.done(".venv/bin/heartbeat", "check")
 
 
-def test_what_a_server_does_in_its_own_way_passes_its_tests(database: Database) -> None:
-    files = [f"tests/heartbeat/{name}" for name in OF_SERVERS]
-    output = database.project.done(*PYTEST, *files, TEST_DATABASE_URL=database.server)
-    all_ran(output)
+@contextmanager
+def narrow_database(database: Database, options: str) -> Iterator[dict[str, str]]:
+    """Give the environment that names a database made with these options."""
+    name = f"heartbeat_narrow_{uuid.uuid4().hex[:8]}"
+    database.admin(f"CREATE DATABASE {name} {options}")
+    yield {"DATABASE_URL": database.url(name)}
+    database.admin(f"DROP DATABASE {name}")
 
 
-@pytest.mark.slow
+@contextmanager
+def with_birds(project: Project) -> Iterator[None]:
+    """Add a table of the user's own, and take it away with all that was made for it."""
+    models, versions = project.package / "models", project.package / "migrations" / "versions"
+    before = {*versions.glob("*.py")}
+    (models / "bird.py").write_text(BIRD)
+    try:
+        yield
+    finally:
+        for made in {models / "bird.py", *versions.glob("*.py")} - before:
+            made.unlink()
+
+
+def test_any_unicode_is_stored_whatever_the_default_character_set_is(database: Database) -> None:
+    project = database.project
+    ascii_alone = "ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
+    narrow = ["CHARACTER SET latin1", "CHARACTER SET utf8mb3"]
+    _model, commands = readme_code(project.section("Your tables"))
+    file = project.folder / "var" / "inbox" / "Käuzchen 🦉.csv"
+    file.write_text("name\n🦉\n")
+    for options in [ascii_alone] if database.is_postgresql else narrow:
+        with narrow_database(database, options) as environment, with_birds(project):
+            project.paste(commands[-1:], **environment)
+            imported = project.heartbeat("run", "import_csv", **environment)
+            project.paste(commands, **environment)
+            stored = project.done(".venv/bin/python", "-c", STORE_BIRD, **environment)
+
+        assert imported.status == 0, imported.everything
+        assert stored.strip() == "Käuzchen 🦉"
+    file.unlink()
+
+
+@pytest.mark.servers
 def test_all_its_tests_pass_on_that_server_and_none_is_skipped(database: Database) -> None:
     database.project.run_tests(TEST_DATABASE_URL=database.server)
+    database.project.run_engine_tests(TEST_DATABASE_URL=database.server)
 
 
 @pytest.mark.slow
 def test_its_slow_tests_pass_on_that_server(database: Database) -> None:
-    slow = (*PYTEST, "-m", "slow", "tests/heartbeat/concurrency", "tests/heartbeat/unit")
-    all_ran(database.project.done(*slow, TEST_DATABASE_URL=database.server))
+    folders = ("tests/engine/concurrency", "tests/engine/unit")
+    database.project.run_engine_tests(*folders, marked="slow", TEST_DATABASE_URL=database.server)
 
 
 def test_where_no_database_may_be_made_the_one_command_is_printed(database: Database) -> None:
@@ -701,4 +792,5 @@ def test_the_lowest_versions_that_are_allowed_work(tmp_path: Path, kind: str) ->
     project.done("uv", "pip", "install", *lowest, "-e", ".[dev]")
 
     project.run_tests(**server)
+    project.run_engine_tests(**server)
     project.done(".venv/bin/mypy")

@@ -42,7 +42,7 @@ class Peer:
 
 
 PEERS = (
-    Peer("psycopg, one claim, finishes one by one", "raw", "singly", "each run", PERFORMANCE),
+    Peer("psycopg, one claim, finishes one by one", "raw", "one_by_one", "each run", PERFORMANCE),
     Peer(
         "psycopg, one claim, finishes on 8 threads", "raw", "threads", "each run", PERFORMANCE[:1]
     ),
@@ -61,8 +61,8 @@ PEERS = (
         *("session", "one-claim", "each run", PERFORMANCE[:1]),
     ),
     Peer(
-        "session + zope.sqlalchemy, load-modify-flush, singly",
-        *("session", "singly", "each run", PERFORMANCE[:2]),
+        "session + zope.sqlalchemy, load-modify-flush, one_by_one",
+        *("session", "one_by_one", "each run", PERFORMANCE[:2]),
     ),
     Peer(
         "APScheduler, 8 threads, SQLAlchemy job store",
@@ -85,7 +85,7 @@ PEERS = (
         "pgqueuer, default",
         *("pgqueuer1", "default", "log, flushed in batches", PERFORMANCE + CORRECTNESS),
     ),
-    Peer("pgqueuer, batches of 1", "pgqueuer1", "singly", "log, each run", PERFORMANCE[:2]),
+    Peer("pgqueuer, batches of 1", "pgqueuer1", "one_by_one", "log, each run", PERFORMANCE[:2]),
     Peer(
         "Huey, SQLite",
         *("huey3", "sqlite", "value only", PERFORMANCE + CORRECTNESS),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 HEARTBEAT = timedelta(seconds=30)
-BATCH = 1 if VARIANT == "singly" else 10
+BATCH = 1 if VARIANT == "one_by_one" else 10
 
 
 @asynccontextmanager

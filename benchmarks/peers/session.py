@@ -105,7 +105,7 @@ FINISH: Callable[[sa.Engine, int, int], None] = (
 
 def run_due(engine: sa.Engine) -> None:
     """Claim and record all that is due."""
-    if VARIANT == "singly":
+    if VARIANT == "one_by_one":
         while claimed := claim_one(engine):
             FINISH(engine, *claimed)
     elif VARIANT == "threads":

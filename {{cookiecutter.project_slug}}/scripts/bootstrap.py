@@ -1,4 +1,4 @@
-"""Set this project up: secrets, .venv, packages, database. Run it again to mend a half-done set-up.
+"""Set this project up: secrets, .venv, packages, database. Run it again to finish or to repair it.
 
 Standard library only, since it runs before anything is installed: `make setup` calls it, and so
 does the template when it has rendered the project.
@@ -7,8 +7,10 @@ does the template when it has rendered the project.
 from __future__ import annotations
 
 import contextlib
+import csv
 import importlib
 import io
+import locale
 import os
 import re
 import secrets
@@ -21,14 +23,20 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+if sys.platform != "win32":
+    import fcntl
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import FrameType
 
 OLDEST_PYTHON = (3, 11)
+# Older ones read the path of the project by the locale's encoding, at each start.
+READS_ANY_PATH = (3, 13)
 TOKEN_BYTES = 32
 LOOK_SECONDS = 0.05
 GRACE_SECONDS = 2.0
+LONGEST_WAIT_SECONDS = 600
 LONGEST_CAUSE = 400
 
 # All relative to the project's folder, which main() makes the current one.
@@ -37,6 +45,8 @@ VAR = Path("var")
 LOG = VAR / "setup.log"
 TOKEN_FILES = (VAR / "beat.token", VAR / "operator.token")
 
+# In .venv while packages are written into it: a set-up that finds this file makes .venv anew.
+UNFINISHED = VENV / "unfinished"
 # Touched when all packages are installed: the Makefile compares its age with pyproject.toml's.
 INSTALLED = VENV / "installed"
 
@@ -44,18 +54,16 @@ ON_WINDOWS = os.name == "nt"
 BIN = VENV / ("Scripts" if ON_WINDOWS else "bin")
 PYTHON = BIN / ("python.exe" if ON_WINDOWS else "python")
 SHORT_FORM = "python scripts/bootstrap.py" if ON_WINDOWS else "make setup"
+REMOVE_VENV = f"rmdir /s /q {VENV}" if ON_WINDOWS else f"rm -rf {VENV}"
 
-# These would send packages elsewhere, or bring in those of another environment.
-MISLEADING = frozenset(
-    {
-        "PIP_PREFIX",
-        "PIP_TARGET",
-        "PIP_USER",
-        "PYTHONHOME",
-        "PYTHONPATH",
-        "VIRTUAL_ENV",
-        "__PYVENV_LAUNCHER__",
-    }
+# These would send packages elsewhere, bring in those of another environment, or colour the output.
+MISLEADING = re.compile(
+    r"PIP_|UV_|PYTHON|CONDA|VIRTUAL_ENV|__PYVENV_LAUNCHER__|COLUMNS|LINES|FORCE_COLOR|CLICOLOR_FORCE"
+)
+# But for those that name the package index, the way to it, and the cache.
+NEEDED = re.compile(
+    r"(PIP|UV)_(.*INDEX.*|FIND_LINKS|CONFIG_FILE|KEYRING_PROVIDER|PROXY|.*CERTS?|NATIVE_TLS|.*_HOST"
+    r"|.*TIMEOUT|.*RETRIES|USE_FEATURE|USE_DEPRECATED|(NO_)?CACHE(_DIR)?|OFFLINE|LINK_MODE)|PYTHONUTF8"
 )
 
 # How pip and uv say that they found no way to the package index.
@@ -104,8 +112,14 @@ class SetUp:
         self.slug = slug
         self.received = received
         self.parent = parent
+        self.log: io.BufferedWriter
         self.has_uv = shutil.which("uv") is not None
-        self.environment = {k: v for k, v in os.environ.items() if k not in MISLEADING} | {
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if NEEDED.fullmatch(name) or not MISLEADING.match(name)
+        } | {
+            "NO_COLOR": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",  # nobody is there to answer
             "PYTHONUNBUFFERED": "1",  # the log keeps the order of errors and other lines
@@ -143,48 +157,92 @@ class SetUp:
         VAR.mkdir(mode=0o700, exist_ok=True)
         VAR.chmod(0o700)
         (VAR / "inbox").mkdir(exist_ok=True)
-        with open_private(LOG, os.O_TRUNC):
-            pass  # the log tells of one set-up only
+        self.log = open_private(LOG, os.O_APPEND)
+        self.wait_for_another_setup()
+        self.log.truncate(0)  # the log is about one set-up only
         made = [make_token(file) for file in TOKEN_FILES]
         names = " and ".join(map(str, TOKEN_FILES))
         return f"{names} {'made' if any(made) else 'kept'}"
 
+    def wait_for_another_setup(self) -> None:
+        """Lock the log, once no other set-up of this project holds it.
+
+        Each command that writes into the log keeps the lock, too: one that a killed set-up has left
+        behind may still be writing packages.
+        """
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        if lock(self.log):
+            return
+        say("waits for another set-up ... ", end="")
+        while not lock(self.log):
+            if time.monotonic() > deadline:
+                raise StepError(f"another set-up goes on, and writes to {LOG}: end it first")
+            self.heed_stop()
+            time.sleep(LOOK_SECONDS)
+
     def make_environment(self) -> str:
         """Make .venv, unless it is there and works."""
         self.has_uv = self.has_uv and self.works(["uv", "--version"])
-        if self.is_environment_whole():
+        require_readable_path()
+        problem = self.problem_of_environment() if os.path.lexists(VENV) else ""
+        if VENV.is_dir() and not problem:
             return f"{VENV} kept"
-        remove(VENV)
+        empty_environment()
         status, output = self.call(self.environment_command())
         if status:
             raise StepError(find_cause(output, status))
-        return f"{VENV} made, Python {dotted(sys.version_info[:2])}"
+        reason = f"made anew, since it {problem}" if problem else "made"
+        return f"{VENV} {reason}, Python {dotted(sys.version_info[:2])}"
 
-    def is_environment_whole(self) -> bool:
-        """Tell whether .venv can be installed into and its commands still find it.
+    def problem_of_environment(self) -> str:
+        """Say why nothing can be installed into .venv, or its commands would not work.
 
         Debian without python3-venv leaves one without pip; a moved project has commands that begin
         with the old place.
         """
+        if UNFINISHED.exists():
+            return "was not finished"
         pip = "" if self.has_uv else "import pip; "
         check = f"{pip}import sys; sys.exit(sys.version_info < {OLDEST_PYTHON})"
+        if not PYTHON.exists() or not self.works([str(PYTHON), "-c", check]):
+            return f"had no working Python{'' if self.has_uv else ' with pip'}"
         pserve = BIN / "pserve"
-        moved = pserve.is_file() and os.fsencode(VENV.absolute()) not in pserve.read_bytes()
-        return PYTHON.exists() and not moved and self.works([str(PYTHON), "-c", check])
+        if pserve.is_file() and os.fsencode(VENV.absolute()) not in pserve.read_bytes():
+            return "was made in another folder"
+        missing = next(missing_files(), None)
+        return f"lacked {os.path.relpath(missing, VENV)}" if missing else ""
 
     def install(self) -> str:
         """Install the project with all that it needs, in the tested versions."""
+        was_installed = INSTALLED.exists()
+        before = last_changes()
+        if was_installed:
+            INSTALLED.replace(UNFINISHED)  # with its time
+        else:
+            UNFINISHED.touch()
+        try:
+            self.run_installer()
+        except (StepError, StoppedError, OSError):
+            if last_changes() == before:  # it has not begun to write packages
+                UNFINISHED.replace(INSTALLED)
+                if not was_installed:
+                    INSTALLED.unlink()
+            raise
+        UNFINISHED.replace(INSTALLED)
+        INSTALLED.touch()
+        return f"with {'uv' if self.has_uv else 'pip'}"
+
+    def run_installer(self) -> None:
+        """Install by uv or pip."""
         command = self.install_command()
         status, output = self.call(command)
         if status and self.has_uv:  # its cache may hold everything
             status, _ = self.call([*command, "--offline"])
         if status:
             raise StepError(find_cause(output, status))
-        INSTALLED.touch()
-        return f"with {'uv' if self.has_uv else 'pip'}"
 
     def migrate(self) -> str:
-        """Bring the database up to date; the last line of a failure names its cause and mend."""
+        """Bring the database up to date; the last line of a failure names its cause and the fix."""
         status, output = self.call(self.migrate_command())
         if status:
             raise StepError(last_line(output) or f"exit status {status}")
@@ -222,24 +280,23 @@ class SetUp:
 
         It gets a process group of its own, so that a stop can end all that it has started.
         """
-        with open_private(LOG, os.O_APPEND) as log:
-            log.write(f"$ {shlex.join(command)}\n".encode())
-            log.flush()
-            begin = log.tell()
-            child = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,
-            )
-            try:
-                while child.poll() is None:
-                    self.heed_stop()
-                    time.sleep(LOOK_SECONDS)
-            finally:
-                end(child)
+        self.log.write(f"$ {shlex.join(command)}\n".encode())
+        self.log.flush()
+        begin = LOG.stat().st_size
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=self.log,
+            stderr=subprocess.STDOUT,
+            env=self.environment,
+            start_new_session=True,
+        )
+        try:
+            while child.poll() is None:
+                self.heed_stop()
+                time.sleep(LOOK_SECONDS)
+        finally:
+            end(child)
         return child.returncode, LOG.read_bytes()[begin:].decode(errors="replace")
 
     def heed_stop(self) -> None:
@@ -253,11 +310,14 @@ class SetUp:
     def say_what_is_left(self, cause: str, number: int) -> None:
         """Name the cause and print the commands from this step on, to be pasted."""
         commands = [self.environment_command(), self.install_command(), self.migrate_command()]
+        lines = [shlex.join(command) for command in commands[max(number - 1, 0) :]]
+        if UNFINISHED.exists():
+            lines = [REMOVE_VENV, *map(shlex.join, commands)]
         say_error("", " ".join(cause.split()), f"All output is in {LOG.absolute()}")
         say_error("", "The project is in place. What is left to do:", "")
         say_error(f"cd {shlex.quote(str(Path.cwd()))}")
         if number:  # the secrets have no command of their own
-            say_error(*map(shlex.join, commands[number - 1 :]))
+            say_error(*lines)
             say_error("", "or, in short:", "")
         say_error(SHORT_FORM)
 
@@ -306,12 +366,70 @@ def open_private(file: Path, flag: int) -> io.BufferedWriter:
     return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | flag, 0o600), "wb")
 
 
-def remove(folder: Path) -> None:
-    """Remove a folder, or the link to one, if it is there."""
-    if folder.is_symlink():
-        folder.unlink()
-    elif folder.exists():
-        shutil.rmtree(folder)
+def lock(file: io.BufferedWriter) -> bool:
+    """Lock a file for this process and its commands, unless others have locked it."""
+    if sys.platform != "win32":
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass  # not every file system has locks
+    return True
+
+
+def require_readable_path() -> None:
+    """Raise StepError if Python would not find a project in a folder of this name."""
+    if ON_WINDOWS or sys.version_info >= READS_ANY_PATH or str(Path.cwd()).isascii():
+        return
+    encoding = locale.getencoding()
+    if encoding.lower() not in {"utf-8", "utf8"}:
+        raise StepError(
+            f"Python {dotted(sys.version_info[:2])} cannot read the name of this folder in a locale"
+            f" with the encoding {encoding}: run `export LC_ALL=C.UTF-8` first, or move the project"
+            " into a folder with a plain ASCII name"
+        )
+
+
+def empty_environment() -> None:
+    """Make .venv an empty folder that is marked as unfinished, whenever this is interrupted."""
+    if VENV.is_symlink():
+        VENV.unlink()
+    VENV.mkdir(exist_ok=True)
+    UNFINISHED.touch()
+    for path in VENV.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path != UNFINISHED:
+            path.unlink()
+
+
+def package_folders() -> list[Path]:
+    """Give the folders of .venv that packages are installed into."""
+    return [*VENV.glob("lib/python*/site-packages"), *VENV.glob("Lib/site-packages")]
+
+
+def last_changes() -> list[int]:
+    """Give the times when packages or their commands were last added or removed."""
+    return [folder.stat().st_mtime_ns for folder in (BIN, *package_folders())]
+
+
+def missing_files() -> Iterator[Path]:
+    """Find files that packages lack, as an interrupted installation leaves them."""
+    for folder in package_folders():
+        for package in sorted(folder.glob("*.dist-info")):
+            record = package / "RECORD"
+            descriptions = [file for file in (record, package / "METADATA") if is_empty(file)]
+            yield from descriptions
+            if not descriptions:
+                with record.open(encoding="utf-8", errors="replace", newline="") as rows:
+                    files = [folder / row[0] for row in csv.reader(rows) if row]
+                yield from (file for file in files if file.suffix != ".pyc" and not file.exists())
+
+
+def is_empty(file: Path) -> bool:
+    """Tell whether a file is missing or holds nothing."""
+    return not file.is_file() or not file.stat().st_size
 
 
 def end(child: subprocess.Popen[bytes]) -> None:
@@ -356,7 +474,7 @@ def say_what_is_next() -> None:
     say("\nReady. Serve it, and call it from a second terminal in the same folder:\n")
     say(f"cd {shlex.quote(str(Path.cwd()))}")
     say(f"{BIN / 'pserve'} development.ini")
-    secret = f"$(cat {TOKEN_FILES[0].as_posix()})"
+    secret = f"$({(BIN / 'heartbeat').as_posix()} token show)"
     say(f'curl -X POST -H "Authorization: Bearer {secret}" http://localhost:6543/heartbeat')
 
 

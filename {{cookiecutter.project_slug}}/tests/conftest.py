@@ -1,133 +1,149 @@
-"""What the tests stand on: a migrated database of their own, and the application on it.
+"""Shared by all tests: a migrated database for each of them, the application, and its commands."""
 
-It is a temporary SQLite file, or, where TEST_DATABASE_URL names a server's database, a new
-database beside that one, dropped at the end.
-"""
-
+import json
 import os
+{%- if cookiecutter.database == "sqlite" %}
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+{%- else %}
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
+{%- endif %}
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from pyramid.paster import get_appsettings
-from sqlalchemy import create_engine, make_url
+{%- if cookiecutter.database != "sqlite" %}
+from sqlalchemy import MetaData, create_engine, make_url
+from sqlalchemy.exc import OperationalError
+{%- endif %}
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from {{cookiecutter.project_slug}} import (
     main,
 )
-from {{cookiecutter.project_slug}}.heartbeat import (
-    Heartbeat,
-)
 from {{cookiecutter.project_slug}}.heartbeat.cli import (
-    main as heartbeat_command,
-)
-from {{cookiecutter.project_slug}}.heartbeat.db import (
-    make_engine,
-)
-from {{cookiecutter.project_slug}}.heartbeat.models import (
-    DataFlowRun,
-    EngineBase,
-)
-from {{cookiecutter.project_slug}}.heartbeat.operations import (
-    claim_by_hand,
-)
-from {{cookiecutter.project_slug}}.heartbeat.runs.execute import (
-    execute,
-)
-from {{cookiecutter.project_slug}}.heartbeat.runs.register import (
-    register,
+    main as heartbeat,
 )
 from {{cookiecutter.project_slug}}.models import (
-    Base,
+    get_engine,
 )
 
-TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - no secret
+Command = Callable[..., Any]
+
+TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - not a secret
 INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the folder
+
+# What the shell has exported for the application must not change the tests.
+for name in [name for name in os.environ if name.startswith(("HEARTBEAT_", "DATABASE_URL"))]:
+    del os.environ[name]
+
+
+def migrate(url: str) -> None:
+    """Create the database, with all tables."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", url)
+        migrated = CliRunner().invoke(heartbeat, ["migrate", "-c", INI_FILE])
+    assert migrated.exit_code == 0, migrated.output
+{%- if cookiecutter.database == "sqlite" %}
 
 
 @pytest.fixture(scope="session")
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Make and migrate the tests' database, once; return its URL."""
-    server = os.environ.get("TEST_DATABASE_URL")
-    url = make_url(f"sqlite:///{tmp_path_factory.mktemp('database') / 'test.sqlite'}")
-    if server:
-        url = make_url(server).set(database=f"heartbeat_test_{uuid.uuid4().hex[:8]}")
-    text = url.render_as_string(hide_password=False)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DATABASE_URL", text)
-        result = CliRunner().invoke(heartbeat_command, ["migrate", "-c", INI_FILE])
-        assert result.exit_code == 0, result.output
-        yield text
-    if server:
-        owner = create_engine(server, isolation_level="AUTOCOMMIT")
-        with owner.connect() as connection:
-            connection.exec_driver_sql(f"DROP DATABASE {url.database}")
-        owner.dispose()
+def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Migrate an SQLite file, once."""
+    file = tmp_path_factory.mktemp("database") / "migrated.sqlite"
+    migrate(f"sqlite:///{file}")
+    return file
+
+
+@pytest.fixture
+def database_url(migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Copy the database for this test. The application and its commands use the copy."""
+    url = f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'test.sqlite')}"
+    monkeypatch.setenv("DATABASE_URL", url)
+    monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
+    return url
+{%- else %}
+
+
+@pytest.fixture(scope="session")
+def migrated_url() -> Iterator[str]:
+    """Create and migrate a database on the server of development.ini, and drop it at the end.
+
+    TEST_DATABASE_URL names a database on another server.
+    """
+    development = get_appsettings("development.ini")["sqlalchemy.url"]
+    server = make_url(os.environ.get("TEST_DATABASE_URL") or development)
+    owner = create_engine(server, isolation_level="AUTOCOMMIT")
+    try:
+        owner.connect().close()
+    except OperationalError as error:
+        pytest.skip(f"the database server does not answer: {error.orig}")
+    name = f"heartbeat_test_{uuid.uuid4().hex[:8]}"
+    url = server.set(database=name).render_as_string(hide_password=False)
+    migrate(url)
+    yield url
+    with owner.connect() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name}")
+    owner.dispose()
+
+
+@pytest.fixture
+def database_url(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Name the database to the application and its commands. Delete all rows after the test."""
+    monkeypatch.setenv("DATABASE_URL", migrated_url)
+    monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
+    yield migrated_url
+    engine, tables = get_engine({}), MetaData()
+    tables.reflect(engine)
+    with engine.begin() as connection:
+        for table in reversed(tables.sorted_tables):
+            if not table.name.endswith("version"):  # Alembic's
+                connection.execute(table.delete())
+    engine.dispose()
+{%- endif %}
 
 
 @pytest.fixture
 def dbsession(database_url: str) -> Iterator[Session]:
-    """Open a session on the tests' database, to arrange and to look; commit() is yours."""
-    engine = make_engine(make_url(database_url))
+    """Open a session on the test's database, to store rows and to look at them."""
+    engine = get_engine({"sqlalchemy.url": database_url})
     with Session(engine) as session:
         yield session
     engine.dispose()
 
 
-@pytest.fixture(autouse=True)
-def _empty_tables(database_url: str) -> Iterator[None]:
-    """Leave no row behind: each test starts with empty tables."""
-    yield
-    engine = make_engine(make_url(database_url), lock_seconds=10)
-    with engine.begin() as connection:
-        for metadata in (EngineBase.metadata, Base.metadata):
-            for table in reversed(metadata.sorted_tables):
-                connection.execute(table.delete())
-    engine.dispose()
-
-
 @pytest.fixture
-def app(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestApp]:
-    """Make the whole application, as `pserve` would serve it."""
-    monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
+def app(database_url: str) -> Iterator[TestApp]:
+    """Make the application, as `pserve` serves it, on the test's database."""
+    assert os.environ["DATABASE_URL"] == database_url
     wsgi_app = main({}, **get_appsettings(INI_FILE))
     yield TestApp(wsgi_app)
-    wsgi_app.registry["heartbeat"].engine.dispose()
+    wsgi_app.registry["heartbeat"].dispose()
     wsgi_app.registry["dbsession_factory"].kw["bind"].dispose()
 
 
 @pytest.fixture
-def beat(app: TestApp) -> Callable[[], dict[str, Any]]:
-    """Call the heartbeat as a scheduler does; return the reply's JSON."""
+def command(database_url: str) -> Command:
+    """Call a command of `heartbeat`, as from a shell. Return what it prints as JSON."""
 
-    def post() -> dict[str, Any]:
-        reply: dict[str, Any] = app.post(
-            "/heartbeat", headers={"Authorization": f"Bearer {TOKEN}"}
-        ).json
-        return reply
+    def call(*arguments: str) -> Any:
+        assert os.environ["DATABASE_URL"] == database_url
+        result = CliRunner().invoke(heartbeat, [*arguments, "--json", "-c", INI_FILE])
+        assert result.stdout, result.output
+        return json.loads(result.stdout)
 
-    return post
+    return call
 
 
 @pytest.fixture
-def run_flow(app: TestApp) -> Callable[[str], DataFlowRun]:
-    """Run one flow now, as `heartbeat run NAME` does; return the row of its run."""
-
-    def run(name: str) -> DataFlowRun:
-        wsgi_app: Any = app.app
-        heartbeat: Heartbeat = wsgi_app.registry["heartbeat"]
-        register(heartbeat)
-        with heartbeat.session() as session:
-            claimed = claim_by_hand(session, heartbeat, name)
-        execute(heartbeat, claimed)
-        with heartbeat.session() as session:
-            row = session.get_one(DataFlowRun, claimed.id)
-            session.expunge(row)
-        return row
-
-    return run
+def inbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Make the folder that the flow `import_csv` reads."""
+    folder = tmp_path / "var" / "inbox"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    return folder

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+# First, so that it reports a package that is missing.
+from .heartbeat import startup as startup  # isort: split
+
 from pyramid.config import Configurator
 from pyramid.csrf import CookieCSRFStoragePolicy
 from pyramid.router import Router
 
-from .heartbeat.security.policy import HeartbeatSecurityPolicy
+from .heartbeat import HeartbeatSecurityPolicy
 
 
 def main(_global_config: dict[str, str], **settings: Any) -> Router:

@@ -1,13 +1,10 @@
 """Load CSV files from an inbox folder into the database: the flow to copy for one of your own.
 
 Upload a file elsewhere, then rename it into the inbox, so that no half-copied file is read. A run
-that finds only broken new files fails, so that the history shows them until they are mended.
+that finds only broken new files fails, so that the history shows them until they are fixed.
 """
 
-import csv
 import hashlib
-import re
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -16,22 +13,12 @@ from typing import Any, BinaryIO
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from ..csv_reader import InvalidCsvError, find_problems, read_rows
 from ..heartbeat import Run, flow
 from ..models.csv_import import CsvFile, CsvRecord
 
 BATCH_ROWS = 1_000
-PROBLEMS_PER_FILE = 20
-
-# How a byte that is no text comes out of `_lines`: as itself (NUL), or as a lone surrogate.
-_NO_TEXT = re.compile("[\0\udc80-\udcff]")
-
-
-class CsvProblemsError(ValueError):
-    """Files that cannot be loaded: one argument for each problem, with row and mend."""
-
-    def __str__(self) -> str:
-        """Return the problems, one a line."""
-        return "\n".join(self.args)
+PROBLEMS_PER_FILE = 10
 
 
 @flow(every="1m", configuration={"inbox": "var/inbox"})
@@ -56,10 +43,10 @@ def import_csv(run: Run) -> dict[str, Any]:
             run.log.info("%s has been taken away", name)
         except OSError as error:
             problems.append(f"{name}: {error}")
-        except CsvProblemsError as error:
+        except InvalidCsvError as error:
             problems += error.args
     if problems and not loaded:
-        raise CsvProblemsError(*problems)
+        raise InvalidCsvError(*problems)
     for problem in problems:
         run.log.warning("%s", problem)
     return {"files": len(loaded), "rows": sum(loaded), "problems": problems}
@@ -67,13 +54,13 @@ def import_csv(run: Run) -> dict[str, Any]:
 
 def _csv_files(inbox: object) -> list[Path]:
     """Return the CSV files of the folder `inbox` by name, without hidden ones."""
-    mend = 'set "inbox" in the configuration of import_csv'
+    fix = 'set "inbox" in the configuration of import_csv'
     if not isinstance(inbox, str) or not inbox:
-        message = f'inbox is {inbox!r}, not a folder: {mend} to a path such as "var/inbox"'
+        message = f'inbox is {inbox!r}, not a folder: {fix} to a path such as "var/inbox"'
         raise TypeError(message)
     folder = Path(inbox).absolute()
     if not folder.is_dir():
-        message = f"there is no folder {folder}: create it, or {mend}"
+        message = f"there is no folder {folder}: create it, or {fix}"
         raise NotADirectoryError(message)
     named = (path for path in folder.iterdir() if path.suffix.lower() == ".csv")
     return sorted(path for path in named if path.is_file() and not path.name.startswith("."))
@@ -92,40 +79,13 @@ def _lines(file: BinaryIO, sha256: str) -> Iterator[str]:
 
 
 def _check(name: str, lines: Iterator[str]) -> None:
-    """Raise CsvProblemsError if the file has problems, with the first of them."""
-    found = (f"{name}, row {row}: {problem}" for row, problem in _problems(lines))
+    """Raise InvalidCsvError if the file has problems, with the first of them."""
+    found = (f"{name}, {problem}" for problem in find_problems(lines))
     problems = list(islice(found, PROBLEMS_PER_FILE))
     if more := sum(1 for _ in found):
         problems.append(f"{name}: and {more} more")
     if problems:
-        raise CsvProblemsError(*problems)
-
-
-def _problems(lines: Iterator[str]) -> Iterator[tuple[int, str]]:
-    """Yield each problem with its row, counted as a spreadsheet does: the header is row 1."""
-    number = 0
-    columns: list[str] = []
-    try:
-        for number, row in enumerate(csv.reader(lines, strict=True), start=1):
-            if no_text := _NO_TEXT.search("".join(row)):
-                byte = ord(no_text[0]) & 0xFF
-                yield number, f"byte 0x{byte:02x} is no text; save the file as CSV in UTF-8"
-            if not columns:
-                columns = row
-                for column, count in Counter(row).items():
-                    if not column.strip():
-                        yield number, "a column has no name; give it one"
-                    elif count > 1:
-                        yield number, f"{count} columns are called {column!r:.80}; rename them"
-            elif row and len(row) != len(columns):
-                mend = "write one for each column, and quotes around a value with a comma"
-                yield number, f"{len(row)} instead of {len(columns)} fields; {mend}"
-    except csv.Error as error:
-        mend = 'close each quote, write one inside a value as "", and end lines with LF or CRLF'
-        yield number + 1, f"{error}; {mend}"
-        return
-    if not columns:
-        yield 1, "the file is empty; begin it with the names of the columns"
+        raise InvalidCsvError(*problems)
 
 
 def _load(session: Session, name: str, sha256: str, lines: Iterator[str]) -> int:
@@ -133,11 +93,11 @@ def _load(session: Session, name: str, sha256: str, lines: Iterator[str]) -> int
     file = CsvFile(name=name, sha256=sha256, row_count=0)
     session.add(file)
     session.flush()
-    rows = ((n, row) for n, row in enumerate(csv.reader(lines, strict=True), start=1) if row)
+    rows = ((number, row) for number, row in read_rows(lines) if row)
     _, columns = next(rows)
     records = (
-        {"file_id": file.id, "row_number": n, "data": dict(zip(columns, row, strict=True))}
-        for n, row in rows
+        {"file_id": file.id, "row_number": number, "data": dict(zip(columns, row, strict=True))}
+        for number, row in rows
     )
     while batch := list(islice(records, BATCH_ROWS)):
         session.execute(insert(CsvRecord), batch)

@@ -6,7 +6,12 @@ policy, no CSRF default and no `tm.*` setting of the application.
 """
 
 import logging
+from importlib import import_module
 from importlib.resources import files
+from types import ModuleType
+
+# First, so that it reports a package that is missing.
+from . import startup as startup  # isort: split
 
 from pydantic import SecretStr
 from pyramid.config import Configurator
@@ -14,42 +19,74 @@ from sqlalchemy import URL
 
 from .clock import SystemClock
 from .core import Heartbeat
-from .db import make_engine
+from .db import BOOKKEEPING, UNLIMITED, database_url, make_engine
 from .executors.local import LocalExecutor
-from .registry import add_flow, flow, refuse_one_name_twice
+from .models.meta import UTCDateTime
+from .registry import add_flow, flow
+from .routes import require_same_place
 from .runs.run import Run, Window
-from .runs.session import watch_errors
+from .runs.session import watch_session
+from .security.policy import HeartbeatSecurityPolicy
 from .security.token import Tokens
-from .settings import Settings, read_settings
+from .settings import Settings, read_settings, weakness
 
-__all__ = ["Heartbeat", "Run", "Window", "flow", "includeme"]
+__all__ = [
+    "Heartbeat",
+    "HeartbeatSecurityPolicy",
+    "Run",
+    "UTCDateTime",
+    "Window",
+    "database_url",
+    "flow",
+    "includeme",
+    "make_engine",
+]
+
+# Delete a line and what it names in `optional/`, and the rest works without it.
+OPTIONAL = [
+    "throttle",  # slows down guesses of tokens
+    "toolbar",  # keeps tokens out of pyramid_debugtoolbar
+    "pruning",  # removes old history
+    "timeouts",  # the option `timeout` of flows
+    "conditions",  # the options `after` and `when` of flows
+    "operate",  # operators look at flows and runs and change them
+    "backfill",  # runs for a span of the past
+    "checks",  # `heartbeat check`
+    "tokens",  # `heartbeat token`
+]
 
 log = logging.getLogger(__name__)
 VERSION = files(__package__).joinpath("VERSION").read_text().strip()
 
 
 def includeme(config: Configurator) -> None:
-    """Wire the heartbeat into an application. Raises SettingsError with every fault at once."""
+    """Wire the heartbeat into an application; a second call changes nothing.
+
+    Raises SettingsError with all problems at once, and InclusionError for a second place.
+    """
+    if "heartbeat" in config.registry:
+        require_same_place(config)
+        return
     settings, url = read_settings(config.registry.settings)
-    config.registry["heartbeat"] = make_heartbeat(settings, url)
-    config.registry["heartbeat.places"] = {}
-    config.add_request_method(
-        lambda request: request.registry["heartbeat"], "heartbeat", reify=True
-    )
+    config.registry["heartbeat"] = heartbeat = make_heartbeat(settings, url)
+    heartbeat.tokens.weakness = heartbeat.operator_tokens.weakness = weakness
+    config.registry["heartbeat.declared"] = {}
     config.add_directive("add_flow", add_flow)
-    refuse_one_name_twice(config)
     if not settings.require_token:
         log.warning("anybody may beat: heartbeat.require_token is false")
     config.include(".security.policy")
     config.include(".views.beat")
-    # Optional: delete a line and its module, and the rest works without it.
-    config.include(".security.throttle")
-    config.include(".pruning")
-    config.include(".executors.child")
-    config.include(".conditions")
-    config.include(".views.flows")
-    # The last one: its routes take whatever none of the above has taken.
+    for module in optional_modules():
+        if hasattr(module, "includeme"):
+            config.include(module)
+    # Last: the route that takes whatever none of the above has taken, and a check of all routes.
+    config.include(".views.beat.include_unknown")
     config.include(".routes")
+
+
+def optional_modules() -> list[ModuleType]:
+    """Import the optional parts and return them, in order."""
+    return [import_module(f".optional.{name}", __package__) for name in OPTIONAL]
 
 
 def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
@@ -57,11 +94,12 @@ def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
 
     It connects when it is used. Raises SettingsError when the database's driver is missing.
     """
-    engine = make_engine(url, pool_size=settings.workers + 2)
-    watch_errors(engine)
+    flow_engine = make_engine(url, limits=UNLIMITED, pool_size=settings.workers)
+    watch_session(flow_engine)
     return Heartbeat(
         settings=settings,
-        engine=engine,
+        engine=make_engine(url, limits=BOOKKEEPING),
+        flow_engine=flow_engine,
         clock=SystemClock(),
         executor=LocalExecutor(settings.workers),
         tokens=Tokens(_secret(settings.token), settings.token_file),

@@ -2,4 +2,6 @@
 
 from .cli import main
 
-main()
+# A scan of the application's package imports this module, too.
+if __name__ == "__main__":
+    main()

@@ -15,11 +15,12 @@ from typing import Any, TypeVar
 from weakref import WeakSet
 
 import transaction
-from sqlalchemy import ColumnElement, Engine
+from sqlalchemy import ColumnElement, Engine, event
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from .clock import Clock
+from .db import Waiters
 from .executors.local import LocalExecutor
 from .models import RunStatus
 from .registry import FlowDefinition
@@ -30,16 +31,24 @@ from .settings import Settings
 _Result = TypeVar("_Result")
 # How often a step of bookkeeping is tried that the database breaks off to end a deadlock.
 TRIES = 5
+# How many beats, and how many operators, may wait for SQLite's write lock; operators so long.
+WAITING = 3
+OPERATOR_SECONDS = 10.0
 
 
 @dataclass(eq=False)
 class Leases:
-    """The runs at work in this process, by claim with their id, and the thread that keeps them."""
+    """The runs at work in this process, by claim with their id, and the thread that keeps them.
+
+    in_doubt: claims whose commit was never answered, with the monotonic time until which they are
+    looked for: the runs may be ours although nobody executes them.
+    """
 
     claims: dict[str, int] = field(default_factory=dict)
     changing: threading.Lock = field(default_factory=threading.Lock)
-    pause: threading.Event = field(default_factory=threading.Event)
+    at_work: threading.Event = field(default_factory=threading.Event)
     keeper: threading.Thread | None = None
+    in_doubt: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -47,7 +56,9 @@ class Heartbeat:
     """One application's heartbeat. Made by `includeme`; safe to use from many threads."""
 
     settings: Settings
+    # For the engine's own short transactions, and for the sessions of flows.
     engine: Engine
+    flow_engine: Engine
     clock: Clock
     tokens: Tokens
     operator_tokens: Tokens
@@ -55,20 +66,27 @@ class Heartbeat:
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
     leases: Leases = field(default_factory=Leases)
-    # Executes the runs of flows with a `timeout`: set by the optional executors/child.py.
-    execute_apart: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
-    # Asks the conditions of flows that are due, and which flows are held by others: both set by the
-    # optional conditions.py. Asked within a beat: the answers so far, by the flow's id.
-    ask: Callable[["Heartbeat", dict[int, bool]], None] | None = None
+    # Who may wait while a flow holds SQLite's write lock: so few that others are still answered.
+    waiting_beats: Waiters = field(default_factory=lambda: Waiters(WAITING))
+    waiting_operators: Waiters = field(default_factory=lambda: Waiters(WAITING, OPERATOR_SECONDS))
+    # Held by the one beat that waits for a slot. Nobody ever waits for it.
+    waiting_for_slot: threading.Lock = field(default_factory=threading.Lock)
+    # Executes the runs of flows with a `timeout`: set by optional/timeouts.py.
+    execute_in_subprocess: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
+    # Set by optional/conditions.py: checks the conditions of due flows within a beat, and keeps
+    # the verdicts by flow id.
+    check_conditions: Callable[["Heartbeat", dict[int, bool]], None] | None = None
+    # Set by the same: excludes flows that wait for others.
     conditions: tuple[ColumnElement[bool], ...] = ()
-    # What optional modules want done now and then: each beat calls them when its runs are done.
+    # Periodic work of optional modules: each beat calls it after its runs.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
-    # What ends that which would outlive the process: called when it stops and its runs have had
-    # their time. It must wait for nothing.
+    # Shutdown hooks: called after the grace period of the runs. They must not block.
     at_exit: list[Callable[[], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         heartbeats.add(self)
+        # What comes after a lost connection may be another database, without the flows' rows.
+        event.listen(self.engine, "invalidate", lambda *_ignored: self.registered.clear())
 
     @property
     def worker(self) -> str:
@@ -101,8 +119,13 @@ class Heartbeat:
         result: _Result = manager.run(step, tries=TRIES)
         return result
 
+    def dispose(self) -> None:
+        """Close the connections that nobody uses."""
+        self.engine.dispose()
+        self.flow_engine.dispose()
+
     def secrets(self) -> list[str]:
-        """Return the engine's own secrets, for taking them out of what is stored."""
+        """Return the engine's own secrets, which are removed from stored text."""
         password: Any = self.engine.url.password
         tokens = (*self.tokens.all(), *self.operator_tokens.all())
         return [*(token.secret for token in tokens), *([str(password)] if password else [])]

@@ -3,7 +3,7 @@
 import re
 from datetime import timedelta
 
-from .errors import DeclarationError
+from .errors import ScheduleError
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _LONGEST = 2**31 - 1
@@ -12,7 +12,7 @@ _LONGEST = 2**31 - 1
 def parse_every(value: object) -> int:
     """Return an interval in whole seconds from "30s", "5m", "2h", "1d", seconds or a timedelta.
 
-    Raises DeclarationError for anything else, and for what is not above zero.
+    Raises ScheduleError for anything else, and for zero or less.
     """
     seconds = 0.0
     if isinstance(value, timedelta):
@@ -21,8 +21,10 @@ def parse_every(value: object) -> int:
         seconds = int(match[1]) * _SECONDS[match[2]]
     if seconds != int(seconds) or not 0 < seconds <= _LONGEST:
         example = '"30s", "5m", "2h" or "1d"'
-        message = f"{value!r} is no interval: write whole seconds above zero such as {example}"
-        raise DeclarationError(message)
+        message = (
+            f"{value!r} is not a valid interval: write whole seconds above zero such as {example}"
+        )
+        raise ScheduleError(message)
     return int(seconds)
 
 

@@ -1,9 +1,11 @@
-"""What can go wrong, by name. Each message says what happened and how to mend it."""
+"""The exceptions of the engine. Each message says what happened and how to fix it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pyramid import exceptions
 
 from .redaction import redact
 
@@ -15,11 +17,31 @@ class DataFlowError(Exception):
 
 
 class SettingsError(DataFlowError, ValueError):
-    """Settings are missing or wrong; the message lists every fault, one a line."""
+    """Settings are missing or invalid; the message has a line for each problem."""
 
 
-class DeclarationError(DataFlowError, ValueError):
-    """A flow is declared in a way that cannot work."""
+class InclusionError(DataFlowError, exceptions.ConfigurationError):  # type: ignore[misc]
+    """The engine and the application that includes it do not fit; the message says what to do."""
+
+
+class ScheduleError(DataFlowError, ValueError):
+    """An interval, a cron expression, a time zone or a daily window cannot be used."""
+
+
+class DeclarationError(DataFlowError, exceptions.ConfigurationError):  # type: ignore[misc]
+    """A flow is declared in a way that cannot work; the message has a line for each problem.
+
+    Never a ValueError: `config.scan` ignores those.
+    """
+
+
+class NameConflictError(DeclarationError, exceptions.ConfigurationConflictError):  # type: ignore[misc]
+    """Two flows are declared with one name."""
+
+    def __init__(self, message: str) -> None:
+        DataFlowError.__init__(self, message)
+
+    __str__ = DataFlowError.__str__
 
 
 class UnknownFlowError(DataFlowError, LookupError):
@@ -46,8 +68,9 @@ class HandlerNotRegisteredError(DataFlowError, LookupError):
 
     def __init__(self, name: str, handler: str) -> None:
         super().__init__(
-            f"flow {name!r} needs the handler {handler!r}, which is not registered: add it to "
-            f"flows/, or end the flow with `heartbeat remove {name}`"
+            f"flow {name!r} needs the handler {handler!r}, which is not registered: fix its "
+            f'declaration in flows/, or give the renamed function name="{handler}". Only if the '
+            f"flow is no longer wanted, `heartbeat remove {name}` deletes it and its history"
         )
 
 
@@ -74,11 +97,11 @@ class LeaseExpired(DataFlowError):  # noqa: N818 - the name is part of the contr
 
 
 class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contract
-    """A run's process was told to stop, and its flow did not end in time."""
+    """A run's process was stopped, and its flow did not end in time."""
 
     def __init__(self, worker: str | None, grace: int) -> None:
         super().__init__(
-            f"{worker} was told to stop, and the flow did not end within the {grace} s that it had "
+            f"{worker} was stopped, and the flow did not end within the {grace} s that it had "
             "then: raise heartbeat.shutdown_grace, or let the flow do less at a time"
         )
 
@@ -96,13 +119,34 @@ class Cancelled(DataFlowError):  # noqa: N818 - the name is part of the contract
 
 
 class SessionControlError(DataFlowError):
-    """A flow called commit, rollback or close on the session that the engine ends."""
+    """A flow tried to end the transaction that the engine ends."""
 
     def __init__(self, call: str) -> None:
         super().__init__(
-            f"run.session.{call}() was called, but the engine ends the transaction: it commits "
-            "what the flow wrote together with the run's success. Remove the call; to undo a "
-            "part, use `with run.session.begin_nested():`"
+            f"the flow called {call}, but the engine ends the transaction: it commits what the "
+            "flow wrote together with the run's success. Remove the call; to undo a part, use "
+            "`with run.session.begin_nested():`"
+        )
+
+
+class SessionEndedError(DataFlowError):
+    """A flow's session was used after its run had ended, or in a forked child of its process."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "run.session has ended with its run, and does not exist in a forked child process: "
+            "join threads and processes before the flow returns, and give those that write a "
+            "session of their own"
+        )
+
+
+class SessionInUseError(DataFlowError):
+    """A flow ended while another thread was executing a statement by its session."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the flow ended while a thread that it had started was using run.session: join the "
+            "thread before the flow returns"
         )
 
 
@@ -111,31 +155,75 @@ class ResultError(DataFlowError, TypeError):
 
 
 class ConfigurationError(DataFlowError, ValueError):
-    """A flow's stored configuration is not a JSON object."""
+    """A flow's stored configuration is not a JSON object, or does not fit its model.
+
+    is_unreadable: it is not a JSON object, so that no code can read it.
+    """
+
+    is_unreadable = False
 
 
 class DatabaseNotReadyError(DataFlowError):
     """The database cannot be reached, or its tables are not at this engine's revision."""
 
 
-def describe_faults(
+class DatabaseBusyError(DataFlowError):
+    """SQLite's write lock is held by a flow, and enough callers wait for it already."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a flow that has written holds SQLite's write lock until it ends: call again later"
+        )
+
+
+class SecondSessionError(DataFlowError):
+    """A flow would wait for SQLite's write lock, which it holds itself by another session."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "SQLite's write lock is held by a second session of the same flow: write through "
+            "run.session alone, or end the transaction of the second session first"
+        )
+
+
+def describe_problems(
     error: ValidationError, given: Mapping[str, Any], model: type[BaseModel], prefix: str = ""
 ) -> Iterator[str]:
-    """Yield a line for each fault of an input: the name, the value, why, and a valid example.
+    """Yield a line for each problem of an input: name, value, reason and a valid example.
 
     The values of fields that hold a secret are not shown, nor is the userinfo of a URL.
     """
-    for fault in error.errors(include_url=False, include_context=False):
-        reason = redact(fault["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
-        if not fault["loc"]:  # of several fields together
+    for problem in error.errors(include_url=False, include_context=False):
+        reason = redact(problem["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
+        if not problem["loc"]:  # of several fields together
             yield reason
             continue
-        name = str(fault["loc"][0])
+        name = str(problem["loc"][0])
         field = model.model_fields.get(name)
         if field is None:
-            yield f"{prefix}{name}: there is no such name"
+            yield f"{prefix}{name}: there is no such option{_nearest_field(name, model)}"
             continue
-        shown = redact(repr(given.get(name)), limit=LONGEST_VALUE)
+        shown = redact(_show(given.get(name)), limit=LONGEST_VALUE)
         value = "(not shown)" if "Secret" in str(field.annotation) else shown
         example = f"; valid is, for example, {field.examples[0]}" if field.examples else ""
         yield f"{prefix}{name} is {value}: {reason}{example}".replace("\n", " ")
+
+
+def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
+    """Return the end of a message about an unknown name: the known one that is most like it."""
+    near = get_close_matches(name, names, 1)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
+
+
+def _nearest_field(name: str, model: type[BaseModel]) -> str:
+    for near in get_close_matches(name, model.model_fields, 1):
+        examples = model.model_fields[near].examples
+        return f"; did you mean {near}{f', as in {examples[0]}' if examples else ''}?"
+    return ""
+
+
+def _show(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - any class can be given; the problem is reported anyway
+        return f"a {type(value).__name__}"

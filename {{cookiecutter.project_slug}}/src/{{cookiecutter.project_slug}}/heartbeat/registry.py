@@ -1,11 +1,10 @@
 """How a callable becomes a flow: the `flow` decorator and the `config.add_flow` directive."""
 
 import inspect
-import json
-import pkgutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Annotated, Any, Literal, Never, Self, TypedDict, TypeVar, Unpack
 
 import venusian
 from pydantic import (
@@ -13,34 +12,38 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    PlainValidator,
     ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
-from pyramid.config import PHASE3_CONFIG, Configurator
-from pyramid.exceptions import ConfigurationConflictError
+from pyramid.config import Configurator
 
 from .durations import parse_every
-from .errors import ConfigurationError, DeclarationError, describe_faults
+from .errors import ConfigurationError, DeclarationError, NameConflictError, describe_problems
+from .handlers import Handler, check_function, is_importable
+from .json_values import json_problem
+from .redaction import error_text
 from .schedules.between import read_between, read_zone
 from .schedules.cron import read_cron
 from .schedules.rule import Rule, next_after
 
-Handler = Callable[..., Any]
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 Duration = str | int | timedelta
+MAX_INTEGER = 2**31 - 1  # of a column
 # The options that are of no use without an optional module: what it sets on Heartbeat, and itself.
 _MODULES = {
-    "timeout": ("execute_apart", "executors/child.py"),
-    "after": ("ask", "conditions.py"),
-    "when": ("ask", "conditions.py"),
+    "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
+    "after": ("check_conditions", "optional/conditions.py"),
+    "when": ("check_conditions", "optional/conditions.py"),
 }
 # No space around it: MySQL takes a name with and without one at its end for the same. No dot before
-# it: in a URL, ".." is the folder above.
-_NAME = r"^[^./\s\x00-\x1f\x7f]([^/\x00-\x1f\x7f]*[^/\s\x00-\x1f\x7f])?$"
+# it: in a URL, ".." is the folder above. And nothing that `printing` escapes.
+_UNPRINTABLE = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}"
+_NAME = rf"^[^./\s{_UNPRINTABLE}]([^/{_UNPRINTABLE}]*[^/\s{_UNPRINTABLE}])?$"
 
-FlowName = Annotated[str, Field(max_length=200, pattern=_NAME, examples=["import_orders"])]
+FlowName = Annotated[str, Field(max_length=200, pattern=_NAME)]
 Interval = Annotated[int, BeforeValidator(parse_every)]
 Seconds = Interval | None
 Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
@@ -66,7 +69,7 @@ class FlowOptions(TypedDict, total=False):
         returns is true, or the flow waits; a text is the reason why.
     retries: how often a slot whose run failed is tried again: after `retry_delay`, "1m" by
         default, which doubles each time up to an hour.
-    pause_after: so many failures in a row disable the flow.
+    pause_after: this many failures in a row disable the flow.
     on_lost: what becomes of a slot whose run was lost with its process: "fail", or "retry".
     timeout: how long a run may take, such as "10m". It has a process of its own, which is ended
         then; the function must stand at the top of a module, where that process finds it.
@@ -91,45 +94,56 @@ class FlowOptions(TypedDict, total=False):
     timeout: Duration | None
 
 
-def _is_no_coroutine(function: Handler) -> Handler:
-    if inspect.iscoroutinefunction(function):
-        raise ValueError("is async: declare a plain function, and use asyncio.run() inside it")
-    return function
+def _is_named(name: str) -> str:
+    if name == "<lambda>":
+        raise ValueError("a lambda has no name of its own: give it one, or declare a function")
+    return name
 
 
-def _is_json(given: dict[str, Any] | type[BaseModel]) -> dict[str, Any] | type[BaseModel]:
+def _read_configuration(given: Any) -> dict[str, Any] | type[BaseModel]:
+    is_model = isinstance(given, type) and issubclass(given, BaseModel)
+    if not is_model and not isinstance(given, Mapping):
+        raise ValueError("must be a dict, or a pydantic model")
     try:
-        json.dumps(given if isinstance(given, dict) else {}, allow_nan=False)
+        initial = _defaults_of(given) if is_model else dict(given)
     except (TypeError, RecursionError) as error:
         raise ValueError(error) from error
-    return given
+    if problem := json_problem(initial):
+        raise ValueError(f"cannot be stored as JSON: {problem}")
+    return given if is_model else initial
 
 
-_Configuration = Annotated[dict[str, Any] | type[BaseModel], AfterValidator(_is_json)]
+def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_construct().model_dump(mode="json")
+
+
+_Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_read_configuration)]
 
 
 class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     """A registered flow: what the code declares. Durations are in seconds."""
 
-    function: Annotated[Handler, AfterValidator(_is_no_coroutine)]
+    function: Annotated[Handler, AfterValidator(check_function)] = Field(
+        examples=["def greet(run)"]
+    )
     place: str
-    name: FlowName
-    every: Seconds = Field(None, examples=["5m"])
-    cron: Cron | None = Field(None, examples=["0 3 * * *"])
-    timezone: Zone = Field("UTC", examples=["Europe/Berlin"])
-    between: Between | None = Field(None, examples=["22:00-06:00"])
-    start: Literal["now", "next"] = Field("now", examples=["next"])
-    catch_up: Literal["once", "skip", "all"] = Field("once", examples=["skip"])
-    grace: Seconds = Field(None, examples=["10m"])
-    configuration: _Configuration = Field({}, examples=[{"region": "eu"}])
-    description: str = Field("", examples=["Copy new orders"])
-    after: tuple[str, ...] = Field((), examples=[["extract"]])
-    when: Callable[..., object] | None = Field(None, examples=["a function"])
-    retries: int = Field(0, ge=0, examples=["3"])
-    retry_delay: Interval = Field(60, examples=["1m"])
-    pause_after: int | None = Field(None, ge=1, examples=["10"])
-    on_lost: Literal["fail", "retry"] = Field("fail", examples=["retry"])
-    timeout: Seconds = Field(None, examples=["10m"])
+    name: Annotated[FlowName, AfterValidator(_is_named)] = Field(examples=['name="import_orders"'])
+    every: Seconds = Field(None, examples=['every="5m"'])
+    cron: Cron | None = Field(None, examples=['cron="0 3 * * *"'])
+    timezone: Zone = Field("UTC", examples=['timezone="Europe/Berlin"'])
+    between: Between | None = Field(None, examples=['between="22:00-06:00"'])
+    start: Literal["now", "next"] = Field("now", examples=['start="next"'])
+    catch_up: Literal["once", "skip", "all"] = Field("once", examples=['catch_up="skip"'])
+    grace: Seconds = Field(None, examples=['grace="10m"'])
+    configuration: _Configuration = Field({}, examples=['configuration={"region": "eu"}'])
+    description: str = Field("", examples=['description="Copy new orders"'])
+    after: tuple[str, ...] = Field((), examples=['after=["extract"]'])
+    when: Callable[..., object] | None = Field(None, examples=["when=is_open, a function"])
+    retries: int = Field(0, ge=0, examples=["retries=3"])
+    retry_delay: Interval = Field(60, examples=['retry_delay="1m"'])
+    pause_after: int | None = Field(None, ge=1, examples=["pause_after=10"])
+    on_lost: Literal["fail", "retry"] = Field("fail", examples=['on_lost="retry"'])
+    timeout: Seconds = Field(None, examples=['timeout="10m"'])
 
     @field_validator(*_MODULES)
     @classmethod
@@ -144,7 +158,7 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     @field_validator("timeout")
     @classmethod
     def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
-        if timeout is not None and not _is_importable(info.data.get("function")):
+        if timeout is not None and not is_importable(info.data.get("function")):
             raise ValueError(
                 "its process must find the function by name, so put it at the top of a module, and "
                 "functools.wraps into what decorates it"
@@ -169,16 +183,25 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     def rule_of(self, row: Any) -> Rule:
         """Return the rule of a row of this handler; of the definition itself, what it declares.
 
-        Raises DeclarationError for an interval that is none: SQLite keeps what is written by hand.
+        Raises ScheduleError for an interval that is none: SQLite keeps what is written by hand.
         """
         every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
         return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
+
+    def failure_options(self) -> dict[str, str | int | None]:
+        """Return the options that follow a failure: the columns in which each row keeps them."""
+        return {
+            "on_lost": self.on_lost,
+            "retries": min(self.retries, MAX_INTEGER),
+            "retry_delay": min(self.retry_delay, MAX_INTEGER),
+            "pause_after": self.pause_after and min(self.pause_after, MAX_INTEGER),
+        }
 
     def new_configuration(self) -> dict[str, Any]:
         """Return what a new row starts with: what is declared, or the defaults of the model."""
         if isinstance(self.configuration, dict):
             return self.configuration
-        return self.configuration.model_construct().model_dump(mode="json")
+        return _defaults_of(self.configuration)
 
     def configured(self, stored: dict[str, Any]) -> Any:
         """Return `run.configuration` for what a row holds: that, or the declared model of it.
@@ -190,57 +213,61 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
         try:
             return self.configuration.model_validate(stored)
         except ValidationError as error:
-            told = "; ".join(describe_faults(error, stored, self.configuration))
-            raise ConfigurationError(f"the flow's configuration does not fit: {told}") from error
+            problems = "; ".join(describe_problems(error, stored, self.configuration))
+            raise ConfigurationError(
+                f"the flow's configuration does not fit: {problems}"
+            ) from error
 
 
-def _is_importable(function: Handler | None) -> bool:
-    """Tell whether another process gets this very function by importing it by its name."""
-    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
-    try:
-        return module != "__main__" and pkgutil.resolve_name(f"{module}:{name}") is function
-    except (ImportError, AttributeError, ValueError):
-        return False
-
-
-def flow(**options: Unpack[FlowOptions]) -> Callable[[_HandlerType], _HandlerType]:
+def flow(
+    *positional: Never, **options: Unpack[FlowOptions]
+) -> Callable[[_HandlerType], _HandlerType]:
     """Declare the decorated function as a flow, with FlowOptions; `config.scan` finds it."""
+    if positional:
+        raise _misplaced("needs its options by name and in parentheses")
 
     def decorate(function: _HandlerType) -> _HandlerType:
         def register(context: Any, _name: str, function: Handler) -> None:
             config = context.config.with_package(info.module)
+            if "heartbeat" not in config.registry:
+                place = f"{info.codeinfo[0]}, line {info.codeinfo[1]}"
+                include = f'config.include("{__package__}") before config.scan()'
+                raise DeclarationError(f"{place}: @flow needs the engine: call {include}")
             config.add_flow(function, **options, _info=info.codeinfo)
 
-        # Called here and nowhere deeper: venusian looks one frame up for the module to scan.
-        info = venusian.attach(function, register, category="pyramid", depth=1)
+        try:
+            # Called here and nowhere deeper: venusian looks one frame up for the module to scan.
+            info = venusian.attach(function, register, category="pyramid", depth=1)
+        except AttributeError:
+            raise _misplaced(f"cannot mark {function!r}, but only a function of Python") from None
         return function
 
     return decorate
 
 
+def _misplaced(problem: str) -> DeclarationError:
+    """Return the error of a decorator that cannot decorate, with its place."""
+    caller = sys._getframe(2)  # noqa: SLF001 - as venusian finds the place of others
+    place = f"{caller.f_code.co_filename}, line {caller.f_lineno}"
+    return DeclarationError(f'{place}: @flow {problem}; valid is, for example, @flow(every="5m")')
+
+
 def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOptions]) -> None:
     """Register `function` as a flow: the directive beneath the decorator, with its arguments.
 
-    Raises DeclarationError for what cannot work. Two flows of one name are a conflict, with both
-    places named, on whatever level of inclusion they stand.
+    Raises DeclarationError for what cannot work, and NameConflictError for a name that another
+    declaration has, on whatever level of inclusion the two stand.
     """
-    info = config.action_info
-    heartbeat = config.registry["heartbeat"]
-    given = {
-        "name": getattr(function, "__name__", None),
-        "description": (inspect.getdoc(function) or "").partition("\n")[0],
-        **options,
-        "function": function,
-        "place": f"{info.file}, line {info.line}",
-    }
-    try:
-        definition = FlowDefinition.model_validate(given, context=heartbeat)
-    except ValidationError as error:
-        told = "\n  ".join(describe_faults(error, given, FlowDefinition))
-        raise DeclarationError(f"{given['place']}: flow {given['name']!r}:\n  {told}") from error
-    name = definition.name
-    config.registry["heartbeat.places"].setdefault(name, []).append(info)
-
+    definition = _define(config, function, options)
+    name, heartbeat = definition.name, config.registry["heartbeat"]
+    known = config.registry["heartbeat.declared"].setdefault(name, definition)
+    if known != definition:
+        raise NameConflictError(
+            f"{definition.place}: flow {name!r}: {known.place} declares a flow of this name "
+            'already: rename one of them, for example with name="import_orders"'
+        )
+    if known is not definition:  # found by a second scan
+        return
     introspectable = config.introspectable("data flows", name, name, "data flow")
     introspectable.update(dict(definition))
     config.action(
@@ -250,20 +277,19 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
     )
 
 
-def refuse_one_name_twice(config: Configurator) -> None:
-    """Add the late action that finds two flows of one name.
-
-    Pyramid's own check of conflicts does not do it: where the two stand on different levels of
-    inclusion, the outer one wins without a word.
-    """
-
-    def check() -> None:
-        twice = {
-            ("heartbeat flow", name): infos
-            for name, infos in config.registry["heartbeat.places"].items()
-            if len({(info.file, info.line) for info in infos}) > 1
-        }
-        if twice:
-            raise ConfigurationConflictError(twice)
-
-    config.action("heartbeat flow names", check, order=PHASE3_CONFIG + 10)
+def _define(config: Configurator, function: Handler, options: FlowOptions) -> FlowDefinition:
+    place = f"{config.action_info.file}, line {config.action_info.line}"
+    given = {"name": getattr(function, "__name__", None), **options}
+    cause: Exception
+    try:
+        given.setdefault("description", (inspect.getdoc(function) or "").partition("\n")[0])
+        given |= {"function": function, "place": place}
+        return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
+    except ValidationError as error:
+        problems, cause = [*describe_problems(error, given, FlowDefinition)], error
+    except Exception as error:  # noqa: BLE001 - scan would ignore some, and none has the place
+        problems, cause = [f"cannot be declared: {error_text(error)}"], error
+    name = f"flow {given['name']!r}" if isinstance(given["name"], str) else "flow"
+    raise DeclarationError(
+        "\n".join(f"{place}: {name}: {problem}" for problem in problems)
+    ) from cause

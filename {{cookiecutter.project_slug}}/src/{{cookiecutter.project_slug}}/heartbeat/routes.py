@@ -1,11 +1,99 @@
-"""The engine's routes, all below the setting `heartbeat.path`."""
+"""The engine's routes, all below the setting `heartbeat.path`, and whether they can be reached."""
+
+from typing import Any
 
 from pyramid.config import Configurator
+from pyramid.interfaces import IRequestFactory, IRoutesMapper
+from pyramid.predicates import RequestMethodPredicate
+from pyramid.request import Request
+
+from .errors import InclusionError
+
+# Any values of the placeholders of our patterns.
+_SAMPLE = {"name": "x", "id": "1", "rest": ("x",)}
+
+
+class Root:
+    """The context of the engine's views: the application's root factory is not called for them."""
+
+    def __init__(self, _request: Request) -> None:
+        pass
+
+
+# This is `request.heartbeat`.
+HEARTBEAT = property(lambda request: request.registry["heartbeat"])
+
+
+def add_route(config: Configurator, name: str, pattern: str) -> None:
+    """Add a route below the path. Its view guards itself: see `security/policy.py`."""
+    path = config.registry["heartbeat"].settings.path
+    config.add_route(f"heartbeat.{name}", path + pattern, factory=Root)
+
+
+def require_same_place(config: Configurator) -> None:
+    """Raise InclusionError if the engine is being included a second time, and elsewhere."""
+    place = f"/{(config.route_prefix or '').strip('/')}"
+    if place != config.registry["heartbeat.place"]:
+        raise InclusionError(
+            f"the engine is included below {config.registry['heartbeat.place']} already, and now "
+            f"below {place}: include it once"
+        )
+
+
+def is_below(request: Request) -> bool:
+    """Return whether a request is for the path or below it, even if its path is not valid UTF-8."""
+    mapper = request.registry.getUtility(IRoutesMapper)
+    path = request.environ.get("PATH_INFO", "").encode("latin-1").decode("utf-8", "replace")
+    return any(
+        route is not None and route.match(path) is not None
+        for route in map(mapper.get_route, ("heartbeat.beat", "heartbeat.unknown"))
+    )
 
 
 def includeme(config: Configurator) -> None:
-    """Add the routes. Their views guard themselves: see `security/policy.py`."""
-    path = config.registry["heartbeat"].settings.path
-    config.add_route("heartbeat.beat", path)
-    # The last one: whatever else is asked for below the path.
-    config.add_route("heartbeat.unknown", f"{path}/*rest")
+    """Check, when the application is complete, that nothing of it stands before the engine."""
+    config.registry["heartbeat.place"] = f"/{(config.route_prefix or '').strip('/')}"
+    config.add_request_method(HEARTBEAT, "heartbeat", property=True)
+    # After all routes and request methods, whatever their order.
+    config.action(None, _check, args=(config,), order=1_000_000)
+
+
+def _check(config: Configurator) -> None:
+    """Raise InclusionError, with the place, for a part of the application that hides ours."""
+    own = config.introspector.get("request extensions", "heartbeat")
+    if own and own["callable"] is not HEARTBEAT:
+        raise InclusionError(f"{_place(own)}: request.heartbeat is the engine's: rename yours")
+    if hasattr(factory := config.registry.queryUtility(IRequestFactory), "heartbeat"):
+        raise InclusionError(f"{factory}: request.heartbeat is the engine's: rename yours")
+    earlier: list[Any] = []
+    for route in config.registry.getUtility(IRoutesMapper).get_routes():
+        if not route.name.startswith("heartbeat."):
+            earlier.append(route)
+            continue
+        for other in earlier:
+            if path := _hidden_path(route, other):
+                added = _place(config.introspector.get("routes", other.name))
+                raise InclusionError(
+                    f"{added}: the route {other.name!r} ({other.pattern}) hides the engine's "
+                    f'{path}: call config.include("{__package__}") before you add it'
+                )
+
+
+def _hidden_path(route: Any, other: Any) -> str | None:
+    """Return a path of our `route` if `other`, which comes before it, takes that path."""
+    request = Request.blank("/", method="POST" if route.name == "heartbeat.beat" else "GET")
+    try:
+        path: str = route.generate(_SAMPLE)
+    except KeyError:  # of the application's route_prefix, whose placeholders may be anything
+        return None
+    # Other predicates than the method depend on what only a real request has.
+    hides = other.match(path) is not None and all(
+        isinstance(predicate, RequestMethodPredicate) and predicate(None, request)
+        for predicate in other.predicates
+    )
+    return path if hides else None
+
+
+def _place(introspectable: Any) -> str:
+    info = introspectable and introspectable.action_info
+    return f"{info.file}, line {info.line}" if info else "the application"

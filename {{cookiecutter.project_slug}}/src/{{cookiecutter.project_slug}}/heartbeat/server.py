@@ -1,23 +1,32 @@
 """The server: waitress, and an end in good order when the process is told to stop.
 
-`use = egg:...#server` in an .ini file names `serve`; gunicorn's configuration, `worker_exit`.
+`use = egg:...#server` in an .ini file names `serve`; gunicorn's configuration, `worker_exit` and
+`post_worker_init`.
 """
 
+import errno
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
+from http import HTTPStatus
+from importlib import import_module
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from waitress import parser
+from waitress.channel import HTTPChannel
 from waitress.server import create_server
-from waitress.task import ThreadedTaskDispatcher
+from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
 from .core import Heartbeat, heartbeats
-from .errors import Interrupted
+from .errors import Interrupted, SettingsError
+from .redaction import describe_error
 from .runs.reap import end_lost
 from .runs.run import ClaimedRun
 
@@ -27,10 +36,41 @@ LAST_SECONDS = 4.0
 MARKING_SECONDS = 1.5
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
+# Patterns of `waitress.parser` with a part that takes quadratic time, on the thread that reads all
+# requests, and the part that replaces it. Both match the same text.
+LINEAR_PATTERNS = {
+    "HEADER_FIELD_RE": (b":[ \t]{0,}?(?P<value>", b":[ \t]*+(?P<value>"),
+    "first_line_re": (
+        rb"(?P<uri>(?:[^ :?#]+://[^ ?#/]*(?:[0-9]{1,5})?)?[^ ]+)",
+        rb"(?P<uri>[^ ]+)",
+    ),
+}
+
 log = logging.getLogger(__name__)
 
 
-def serve(wsgi_app: Any, _global_conf: dict[str, str], **settings: Any) -> None:
+class RequestParser(parser.HTTPRequestParser):
+    """Reads requests. Waitress would close the connection on some invalid ones without a reply."""
+
+    def parse_header(self, header_plus: bytes) -> None:
+        """Read the first line and the headers. Raises ParsingError if they are invalid."""
+        try:
+            super().parse_header(header_plus)
+        except ValueError as error:
+            raise parser.ParsingError("invalid address or length") from error
+
+
+class InvalidRequestTask(ErrorTask):
+    """The reply to an invalid request. Waitress would quote the request, and the token in it."""
+
+    def execute(self) -> None:
+        """Send the status and its standard description."""
+        error: Any = self.request.error  # type: ignore[attr-defined]
+        error.body = HTTPStatus(error.code).description
+        super().execute()
+
+
+def serve(wsgi_app: Any, global_conf: dict[str, str], **settings: Any) -> None:
     """Serve an application with waitress, and its settings, until SIGTERM or SIGINT comes.
 
     Then nothing is claimed any more, runs may go on for `heartbeat.shutdown_grace`, those that do
@@ -49,10 +89,45 @@ def serve(wsgi_app: Any, _global_conf: dict[str, str], **settings: Any) -> None:
     # Before anybody can connect: who sees that it listens may tell it to stop.
     for number in SIGNALS:
         signal.signal(number, stop)
-    server = create_server(wsgi_app, **settings)
+    HTTPChannel.error_task_class = InvalidRequestTask
+    HTTPChannel.parser_class = RequestParser
+    use_linear_patterns()
+    try:
+        server = create_server(wsgi_app, **settings)
+    except (OSError, ValueError) as error:
+        raise SettingsError(_cannot_serve(error, global_conf, settings)) from error
+    sys.excepthook = sys.__excepthook__  # what stops it from now on is no error of the start
     _start(_exit_when, told, server.task_dispatcher)
     server.print_listen("Serving on http://{}:{}")
     server.run()
+
+
+def use_linear_patterns() -> None:
+    """Replace the slow parts of waitress's patterns; warn where this waitress has other ones."""
+    for name, (slow, linear) in LINEAR_PATTERNS.items():
+        pattern = getattr(getattr(parser, name, None), "pattern", b"")
+        if slow in pattern:
+            setattr(parser, name, re.compile(pattern.replace(slow, linear)))
+        elif linear not in pattern:
+            log.warning(
+                "waitress.parser.%s is unknown: one request may stop this process for minutes; "
+                "install the version of waitress that constraints.txt names",
+                name,
+            )
+
+
+def _cannot_serve(error: Exception, global_conf: dict[str, str], settings: dict[str, Any]) -> str:
+    """Return why the server cannot listen, and what to change."""
+    section = f"[server:main] of {Path(global_conf.get('__file__', 'the .ini file')).name}"
+    if not isinstance(error, OSError):
+        return f"{section} cannot be used: {error}"
+    address = settings.get("listen") or f"{settings.get('host', '*')}:{settings.get('port', 8080)}"
+    if error.errno != errno.EADDRINUSE:
+        return f"cannot listen on {address} ({error}): change `listen` in {section}"
+    return (
+        f"{address} is in use by another process: stop that one, or choose another port, for "
+        f"example `listen = localhost:6544` in {section}"
+    )
 
 
 def worker_exit(_server: object, worker: Any) -> None:
@@ -60,6 +135,13 @@ def worker_exit(_server: object, worker: Any) -> None:
     # The hook is called in the parent too, whose heartbeats are those of workers to come.
     if worker.pid == os.getpid():
         drain()
+
+
+def post_worker_init(_worker: object) -> None:
+    """Keep gunicorn from quoting invalid requests in replies and log lines: for that hook."""
+    errors = import_module("gunicorn.http.errors")
+    for kind in errors.ParseException.__subclasses__():
+        kind.__str__ = lambda error: type(error).__name__
 
 
 def drain() -> None:
@@ -108,8 +190,10 @@ def _drain(heartbeat: Heartbeat) -> None:
     for end in heartbeat.at_exit:
         try:
             end()
-        except Exception:
-            log.exception("what a run has started may outlive this process")
+        except Exception as error:  # noqa: BLE001 - the process ends all the same
+            details = describe_error(error, heartbeat.secrets())
+            message = "what a run has started may outlive this process\n%s"
+            log.error(message, details["error_backtrace"])  # noqa: TRY400 - redacted
     # On SQLite it may have waited for the lock of what has just ended.
     marking.join(MARKING_SECONDS)
 
@@ -121,5 +205,7 @@ def _mark(heartbeat: Heartbeat, runs: list[ClaimedRun]) -> None:
         try:
             if end_lost(heartbeat, run, Interrupted(run.worker, grace)):
                 log.warning("%s was interrupted: run %d", run.flow_name, run.id)
-        except Exception:
-            log.exception("run %d could not be marked: it is reaped when its lease ends", run.id)
+        except Exception as error:  # noqa: BLE001 - the other runs are marked all the same
+            details = describe_error(error, heartbeat.secrets())
+            message = "run %d could not be marked: it is reaped when its lease ends\n%s"
+            log.error(message, run.id, details["error_backtrace"])  # noqa: TRY400 - redacted

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,7 +12,7 @@ from sqlalchemy import URL
 
 from .db import database_url
 from .durations import parse_every
-from .errors import SettingsError, describe_faults
+from .errors import SettingsError, describe_problems, did_you_mean
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
 
@@ -21,7 +20,9 @@ PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
 SHORTEST_SECRET = 16
 FEWEST_CHARACTERS = 5
-# What stands in examples and nowhere else; compared in lower case, without what is no letter.
+# After this many times heartbeat.expected_every without a beat, the scheduler seems to be gone.
+BEATS_MISSED = 2
+# Placeholders from examples, compared in lower case and as letters only.
 PLACEHOLDERS = frozenset(
     {"beattoken", "changeme", "changethis", "example", "insertyourtokenhere", "mysecret"}
     | {"mytoken", "none", "null", "password", "placeholder", "replaceme", "secret", "test"}
@@ -44,7 +45,7 @@ def _prefix(path: object) -> str:
 def _empty_is_none(given: object) -> object:
     """Take an empty variable for one that is not set: it opens nothing.
 
-    Space around a token, such as the new line at the end of a file, is no part of it.
+    Space around a token, such as the new line at the end of a file, is not part of it.
     """
     return (given.strip() or None) if isinstance(given, str) else given
 
@@ -95,7 +96,7 @@ class Settings(BaseModel):
     def read(cls, ini: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Self:
         """Return the settings of an application: `ini` values, the environment winning over them.
 
-        Raises SettingsError with every fault at once, each with the setting, its value (never a
+        Raises SettingsError with all problems at once, each with the setting, its value (never a
         secret) and a valid example.
         """
         environment = os.environ if environment is None else environment
@@ -103,28 +104,32 @@ class Settings(BaseModel):
         given = {key.removeprefix(PREFIX): ini[key] for key in of_file}
         variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
         given |= {name: environment[key] for name, key in variables.items() if key in environment}
-        faults = [*_unknown(given, cls), *_faulty_secrets(given, ini)]
+        problems = [*_unknown(given, cls), *_invalid_secrets(given, ini)]
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            faults += describe_faults(error, given, cls, PREFIX)
-        if faults:
-            told = "\n".join(f"  {fault}" for fault in faults)
-            raise SettingsError(f"the heartbeat's settings cannot be used:\n{told}")
+            problems += describe_problems(error, given, cls, PREFIX)
+        if problems:
+            raise SettingsError("\n".join(problems))
         return settings
 
 
 def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
-    """Return the settings and the database's URL. Raises SettingsError with the faults of both."""
+    """Return the settings and the database's URL. Raises SettingsError."""
     try:
         settings = Settings.read(ini)
     except SettingsError as error:
         try:
             database_url(ini)
         except SettingsError as another:
-            raise SettingsError(f"{error}\n  {another}") from None
+            raise SettingsError(f"{error}\n{another}") from None
         raise
     return settings, database_url(ini)
+
+
+def is_development(ini: Mapping[str, Any]) -> bool:
+    """Return whether an application reloads its templates, and so runs for its developer."""
+    return bool(asbool(ini.get("pyramid.reload_templates")))
 
 
 def weakness(secret: str) -> str | None:
@@ -139,9 +144,8 @@ def weakness(secret: str) -> str | None:
 def _unknown(given: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
     for name in given:
         if name not in model.model_fields:
-            near = get_close_matches(name, model.model_fields, 1)
-            hint = f"; did you mean {PREFIX}{near[0]}?" if near else ""
-            yield f"{PREFIX}{name}: there is no such setting{hint}"
+            near = did_you_mean(name, model.model_fields, PREFIX)
+            yield f"{PREFIX}{name}: there is no such setting{near}"
 
 
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
@@ -153,13 +157,12 @@ def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
             yield f"{role}token_file", token.secret
 
 
-def _faulty_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterator[str]:
+def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterator[str]:
     beats, operators = [*_secrets(given, "")], [*_secrets(given, "operator_")]
     for name, secret in beats:
         for other in [other for other, same in operators if same == secret]:
-            fault = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
-            yield f"{fault}: the scheduler's token may only beat, so make another one for operators"
+            problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
+            yield f"{problem}: the scheduler's token may only beat: make another one for operators"
     for name, secret in beats + operators:
-        # An application that reloads its templates runs for its developer.
-        if not asbool(ini.get("pyramid.reload_templates")) and (reason := weakness(secret)):
+        if not is_development(ini) and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

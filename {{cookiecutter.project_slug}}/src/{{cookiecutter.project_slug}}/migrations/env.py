@@ -7,8 +7,11 @@ from alembic import context
 from pyramid.paster import get_appsettings, setup_logging
 from sqlalchemy import Connection
 
-from {{cookiecutter.project_slug}}.heartbeat.models import (
-    is_engine_table,
+from {{cookiecutter.project_slug}}.heartbeat.migrations import (
+    include_name,
+)
+from {{cookiecutter.project_slug}}.migrations.types import (
+    render_item,
 )
 from {{cookiecutter.project_slug}}.models import (
     Base,
@@ -21,7 +24,8 @@ def run_migrations(connection: Connection) -> None:
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
-        include_name=lambda name, kind, _parents: kind != "table" or not is_engine_table(name),
+        render_item=render_item,
+        include_name=include_name,
         # SQLite cannot change most things of a table in place; Alembic then makes it anew.
         render_as_batch=True,
     )

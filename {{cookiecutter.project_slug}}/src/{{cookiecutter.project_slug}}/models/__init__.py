@@ -1,8 +1,11 @@
 """Your tables, and `request.dbsession` to use them in views.
 
-A flow has a session of its own, `run.session`, and needs nothing from here but the models.
+Every module in this folder is imported below, so that Alembic finds its tables. A flow has a
+session of its own, `run.session`, and needs nothing from here but the models.
 """
 
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
 import zope.sqlalchemy
@@ -11,15 +14,10 @@ from pyramid.request import Request
 from sqlalchemy import Engine
 from sqlalchemy.orm import Session, configure_mappers, sessionmaker
 
-from ..heartbeat.db import database_url, make_engine
-
-# Import each of your models here, so that Alembic finds its table in Base.metadata.
-from .csv_import import CsvFile, CsvRecord
+from ..heartbeat import database_url, make_engine
 from .meta import Base
 
-__all__ = ["Base", "CsvFile", "CsvRecord", "get_engine", "get_session_factory", "get_tm_session"]
-
-configure_mappers()
+__all__ = ["Base", "get_engine", "get_session_factory", "get_tm_session"]
 
 
 def get_engine(settings: dict[str, Any]) -> Engine:
@@ -60,3 +58,9 @@ def includeme(config: Configurator) -> None:
         return get_tm_session(session_factory, request.tm, request=request)
 
     config.add_request_method(dbsession, "dbsession", reify=True)
+
+
+# Last, so that a module of yours may import from this one.
+for module in walk_packages(__path__, f"{__name__}."):
+    import_module(module.name)
+configure_mappers(){{ cookiecutter.__unicode_tables }}

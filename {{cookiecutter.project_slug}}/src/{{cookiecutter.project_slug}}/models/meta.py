@@ -6,7 +6,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.orm import DeclarativeBase
 
 # The column type for times: aware UTC in Python, microseconds kept, on every database.
-from ..heartbeat.models.meta import UTCDateTime
+from ..heartbeat import UTCDateTime
 
 __all__ = ["Base", "UTCDateTime"]
 

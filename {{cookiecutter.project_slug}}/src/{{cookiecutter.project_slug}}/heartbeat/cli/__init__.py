@@ -1,13 +1,12 @@
 """The command `heartbeat`: everything an operator does from a shell.
 
-The commands stand in the modules beside this one; each reads the application's .ini file.
+Each command reads the application's .ini file. Optional parts bring commands of their own.
 """
-
-from importlib import import_module
 
 import click
 
-from .application import Commands
+from .. import VERSION, optional_modules
+from .application import Commands, debug_option
 from .beat import beat
 from .database import migrate
 
@@ -15,23 +14,14 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 @click.group(cls=Commands, context_settings=_CONTEXT)
+@click.version_option(VERSION, prog_name="heartbeat")
+@debug_option
 def main() -> None:
     """Run data flows and see what became of them."""
 
 
 main.add_command(beat)
 main.add_command(migrate)
-
-# Optional: modules and their commands. Delete a line and its module, and the rest works without it.
-_OPTIONAL: dict[str, str] = {
-    "backfill": "backfill",
-    "check": "check",
-    "edit": "add rename remove reset pause resume why",
-    "flows": "flows",
-    "prune": "prune",
-    "runs": "run runs",
-    "token": "token",
-}
-for _module, _names in _OPTIONAL.items():
-    for _name in _names.split():
-        main.add_command(getattr(import_module(f".{_module}", __package__), _name))
+for _module in optional_modules():
+    for _command in getattr(_module, "commands", list)():
+        main.add_command(_command)

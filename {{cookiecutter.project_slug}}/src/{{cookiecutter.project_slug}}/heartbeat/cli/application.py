@@ -1,76 +1,130 @@
 """What the commands share: reading the .ini file, and errors of one clear line."""
 
-import configparser
 import functools
-import json
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import click
-from pyramid.paster import bootstrap, get_appsettings, setup_logging
-from rich.console import Console
-from rich.table import Table
+from pyramid.config import global_registries
+from pyramid.paster import get_app, get_appsettings, setup_logging
 from sqlalchemy.exc import DBAPIError
 
 from ..core import Heartbeat
-from ..errors import DataFlowError
 from ..migrations import require_current
-from ..redaction import redact
+from ..printing import printable
 from ..runs.register import register
+from ..runs.release import release_in_doubt
+from ..startup import explain, is_debugging
+
+_Work = TypeVar("_Work", bound=Callable[..., Any])
+_Result = TypeVar("_Result")
+
+
+# As `pyramid.paster.bootstrap` names itself to the .ini file.
+_get_app = functools.partial(get_app, options={"__script__": "bootstrap"})
+
+
+class CommandError(click.ClickException):
+    """What is wrong, a line for each problem."""
+
+    def __init__(self, lines: list[str]) -> None:
+        super().__init__("\n".join(lines))
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the lines to standard error."""
+        for line in self.message.splitlines():
+            click.echo(f"Error: {printable(line)}", file=file, err=True)
+
+
+class FileError(CommandError):
+    """The .ini file cannot be used."""
+
+    exit_code = 2
 
 
 class Commands(click.Group):
-    """Turns the errors that are meant for people into one line and the exit code 1."""
+    """Turns any error of a command into one line and the exit code 1, except with --debug."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Call the command that was typed."""
         try:
             return super().invoke(ctx)
-        except DataFlowError as error:
-            raise click.ClickException(redact(str(error))) from error
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            if is_debugging():
+                raise
+            raise CommandError(explain(error)) from error
 
 
-def _require_file(_context: click.Context, _option: click.Parameter, config: str) -> str:
-    """Return what was given. Raises a UsageError if the .ini file is not there."""
+def _start(step: Callable[[str], _Result], config: str, kind: type[CommandError]) -> _Result:
+    """Take a step of starting the application. Raises `kind` with the reason if it fails."""
+    try:
+        return step(config)
+    except Exception as error:
+        if is_debugging():
+            raise
+        # Without this function, the rest of the traceback is the application's.
+        error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
+        raise kind(explain(error, config)) from error
+
+
+def _check_file(_context: click.Context, _option: click.Parameter, config: str) -> str:
+    """Return what was given. Raises FileError if the .ini file cannot be used."""
     if not Path(config.partition("#")[0]).is_file():
-        message = f"there is no file {config}: go to the project's folder, or name it with -c"
-        raise click.UsageError(message)
+        place = "go to the project's folder, or name it with -c or HEARTBEAT_CONFIG"
+        raise FileError([f"there is no file {config}: {place}"])
+    _start(get_appsettings, config, FileError)
     return config
 
 
-config_option = click.option(
+# Read from the arguments of the process: it holds for what fails before the command, too.
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, help="Print the traceback of an error."
+)
+_config_option = click.option(
     "-c",
     "--config",
     default="development.ini",
+    envvar="HEARTBEAT_CONFIG",
+    show_envvar=True,
     metavar="FILE",
-    callback=_require_file,
+    callback=_check_file,
     help="The application's .ini file.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
+
+
+def config_option(work: _Work) -> _Work:
+    """Add the options that all commands have."""
+    return _config_option(debug_option(work))
 
 
 @contextmanager
 def application(config: str) -> Iterator[Heartbeat]:
     """Start the application that `config` names and give its heartbeat."""
+    _start(setup_logging, config, FileError)
+    before = list(global_registries)
+    # No request is made, as by `bootstrap`: the root factory may redirect one without a user. The
+    # application, which may be wrapped in others, keeps its registry.
+    _application = _start(_get_app, config, CommandError)
+    made = [each for each in global_registries if not any(each is known for known in before)]
+    heartbeats = [registry["heartbeat"] for registry in made if "heartbeat" in registry]
+    if not heartbeats:
+        fix = f'call config.include("{__package__.rpartition(".")[0]}") in its main()'
+        raise CommandError([f"the application of {config} does not include the engine: {fix}"])
+    heartbeat: Heartbeat = heartbeats[-1]
     try:
-        get_appsettings(config)
-        setup_logging(config)
-    except (LookupError, configparser.Error) as error:
-        raise click.UsageError(f"{config} cannot be used: {error}") from error
-    with bootstrap(config) as environment:
-        heartbeat: Heartbeat = environment["registry"]["heartbeat"]
-        try:
-            yield heartbeat
-        except DBAPIError:
-            # Tells what is wrong with the database, if anything is, in words that help.
-            require_current(heartbeat.engine)
-            raise
-        finally:
-            heartbeat.engine.dispose()
+        yield heartbeat
+    except DBAPIError:
+        # Raises an error that names the problem of the database, if it has one.
+        require_current(heartbeat.engine)
+        raise
+    finally:
+        with suppress(DBAPIError):  # else the lease of such a run ends it
+            release_in_doubt(heartbeat)
+        heartbeat.dispose()
 
 
 def command(work: Callable[..., None]) -> click.Command:
@@ -88,24 +142,3 @@ def command(work: Callable[..., None]) -> click.Command:
             work(heartbeat, **given)
 
     return called
-
-
-def show(title: str, rows: list[dict[str, Any]], *, as_json: bool) -> None:
-    """Print rows as a table for people, or as JSON with all members for programs."""
-    if as_json:
-        click.echo(json.dumps(rows, default=datetime.isoformat, indent=2))
-        return
-    if not rows:
-        click.echo(f"no {title}")
-        return
-    table = Table(*rows[0].keys())
-    for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
-    # A pipe has no width of its own, and a cut table helps nobody.
-    Console(width=None if sys.stdout.isatty() else 160, markup=False).print(table)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}"
-    return "" if value is None else str(value)

@@ -3,7 +3,8 @@
 from ..core import Heartbeat
 from ..runs.beat import run_beat
 from ..views.beat import reply
-from .application import command, json_option, show
+from .application import command
+from .output import json_option, print_json, print_table
 
 
 @command
@@ -14,6 +15,9 @@ def beat(heartbeat: Heartbeat, *, as_json: bool) -> None:
     The exit code is 1 if a run failed.
     """
     report = run_beat(heartbeat, "command line", wait=None)
-    show("beat", [reply(report)] if as_json else [report.counts()], as_json=as_json)
+    if as_json:
+        print_json(reply(report))
+    else:
+        print_table("beat", [report.counts()])
     if report.flows_failed:
         raise SystemExit(1)

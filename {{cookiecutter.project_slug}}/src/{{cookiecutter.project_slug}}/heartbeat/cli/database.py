@@ -4,13 +4,14 @@ import click
 from alembic import command as alembic_command
 from alembic.config import Config
 from pyramid.paster import get_appsettings
+from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from .. import migrations
-from ..db import database_url, make_engine, reason
-from ..errors import DatabaseNotReadyError
+from ..db import MIGRATION, database_url, make_engine, reason
+from ..errors import DatabaseNotReadyError, SettingsError
 from ..migrations.server import create_database, migration_lock
-from .application import config_option
+from .application import application, config_option
 
 
 @click.command()
@@ -21,7 +22,7 @@ def migrate(config: str) -> None:
     The database is created if it is missing and that is allowed. Several processes may call this
     at once: they take turns.
     """
-    engine = make_engine(database_url(get_appsettings(config.partition("#")[0], name="main")))
+    engine = make_engine(_url(config), limits=MIGRATION)
     try:
         if create_database(engine):
             click.echo(f"created the database {engine.url.database}")
@@ -38,6 +39,15 @@ def migrate(config: str) -> None:
         raise DatabaseNotReadyError(f"the database refuses to migrate: {reason(error)}") from error
     finally:
         engine.dispose()
+
+
+def _url(config: str) -> URL:
+    try:
+        return database_url(get_appsettings(config))
+    except SettingsError:
+        # Of a pipeline or the like, only the application itself knows its settings.
+        with application(config) as heartbeat:
+            return heartbeat.engine.url
 
 
 def own_chain(config: str) -> Config | None:

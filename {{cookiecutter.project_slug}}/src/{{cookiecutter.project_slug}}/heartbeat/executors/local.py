@@ -1,7 +1,6 @@
-"""The local executor: at most so many runs at once, each on a thread of this process."""
+"""The local executor: a limited number of runs at once, each on a thread of this process."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,23 +17,27 @@ GATHER = 0.005
 
 @dataclass
 class FreeWorkers:
-    """How many workers were free when asked, and how many of them got a run."""
+    """How many workers a claim may use, and how many of them it has `taken`.
+
+    given_back: when the claim is over, whether others could use what it left.
+    """
 
     free: int
     taken: int = 0
+    given_back: bool = False
 
 
 class LocalExecutor:
-    """Counts free workers and starts runs. A worker is taken before its run is claimed.
+    """Counts free workers and starts runs. A worker is reserved before its run is claimed.
 
     The threads are daemons: those of an ordinary pool are waited for at exit without limit. When
-    the process stops, `stopped` tells that nothing is to be claimed any more, and later `abandoned`
+    the process stops, `stopped` means that nothing is to be claimed any more, and later `abandoned`
     that runs are left at work for which nobody is to wait.
     """
 
     def __init__(self, workers: int) -> None:
         self._workers = self._free = workers
-        self._freed = 0
+        self._freed = self._claims = 0
         self._at_work: list[ClaimedRun] = []
         self._waiting = 0
         self._jobs: deque[tuple[Callable[[ClaimedRun], object], ClaimedRun]] = deque()
@@ -42,9 +45,9 @@ class LocalExecutor:
         self.stopped = self.abandoned = False
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
-        # All workers are free, or none is to be any more: who waits for that is not woken by each.
+        # All workers are free, or none is to be any more: a thread that waits for that is not woken
+        # by each.
         self._idle = threading.Condition(lock)
-        self._claiming = threading.Lock()
 
     @property
     def freed(self) -> int:
@@ -52,13 +55,26 @@ class LocalExecutor:
         return self._freed
 
     @contextmanager
-    def free_workers(self) -> Iterator[FreeWorkers]:
-        """Give the free workers to one claim at a time; it sets how many it has `taken`."""
-        with self._claiming:
+    def free_workers(self, wait: float = 0.0) -> Iterator[FreeWorkers]:
+        """Reserve the free workers for a claim, which sets how many it has `taken`.
+
+        No lock is held meanwhile: a claim that waits for the database keeps no other from the
+        workers that become free. `wait`: the seconds to wait for one that other claims reserve.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._free or not self._claims or self.stopped, wait)
             workers = FreeWorkers(0 if self.stopped else self._free)
+            self._free -= workers.free
+            self._claims += 1
+        try:
             yield workers
+        finally:
             with self._changed:
-                self._free -= workers.taken
+                self._claims -= 1
+                workers.given_back = workers.taken < workers.free
+                self._free += workers.free - workers.taken
+                self._freed += workers.given_back
+                self._notify()
 
     def start(self, job: Callable[[ClaimedRun], object], run: ClaimedRun) -> None:
         """Run `job` on a worker that was taken before; it is free again when the job ends."""
@@ -71,7 +87,7 @@ class LocalExecutor:
             return
         try:
             threading.Thread(target=self._work, name="heartbeat-worker", daemon=True).start()
-        except RuntimeError:  # no thread to be had: what is claimed runs here
+        except RuntimeError:  # no thread can be started: the claimed run executes here
             self._work(linger=0)
 
     def _work(self, linger: float = LINGER) -> None:
@@ -111,9 +127,9 @@ class LocalExecutor:
                 another = self._freed != before
 
     def stop(self, *, abandon: bool = False) -> list[ClaimedRun]:
-        """Let no worker be free from now on; return the runs at work.
+        """Offer no free worker from now on; return the runs at work.
 
-        Wakes who waits for a worker; with `abandon`, nobody is to wait for these runs either.
+        Wakes the threads that wait for a worker; with `abandon`, also those waiting for these runs.
         """
         with self._changed:
             self.stopped = True
@@ -124,9 +140,5 @@ class LocalExecutor:
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait until no run is at work, nor being claimed, at most `seconds`. To follow `stop`."""
-        deadline = time.monotonic() + seconds
-        if self._claiming.acquire(timeout=seconds):
-            self._claiming.release()
         with self._changed:
-            left = deadline - time.monotonic()
-            self._idle.wait_for(lambda: self._free == self._workers, left)
+            self._idle.wait_for(lambda: self._free == self._workers and not self._claims, seconds)

@@ -22,6 +22,11 @@ _MEND = "run `heartbeat migrate`"
 _REVISIONS = sorted(file.name[:4] for file in Path(__file__).parent.glob("versions/[0-9]*.py"))
 
 
+def include_name(name: str | None, kind: str, _parents: object) -> bool:
+    """Leave the engine's tables out of your own chain: for Alembic's context.configure()."""
+    return kind != "table" or not is_engine_table(name)
+
+
 def upgrade(engine: Engine) -> None:
     """Bring the engine's tables up to date. Processes that call it at once take turns.
 
@@ -35,11 +40,12 @@ def upgrade(engine: Engine) -> None:
         connection.commit()
 
 
-def require_current(engine: Engine) -> None:
-    """Raise DatabaseNotReadyError unless the database can be used and has this engine's tables.
+def require_current(engine: Engine) -> str:
+    """Return the revision of the engine's tables. Raise DatabaseNotReadyError if it is too old.
 
-    A revision that this engine does not know was made by a newer one, as happens while a new
-    release is rolled out, and is accepted: migrations only ever add.
+    The same error is raised if the database cannot be used. A revision that this engine does not
+    know was made by a newer one, as happens while a new release is rolled out, and is accepted:
+    migrations only ever add.
     """
     require_reachable(engine)
     with engine.connect() as connection:
@@ -51,6 +57,7 @@ def require_current(engine: Engine) -> None:
             message = f"the heartbeat tables are at revision {current} instead of {head}: {_MEND}"
             raise DatabaseNotReadyError(message)
         require_skip_locked(connection, DataFlow.__table__)
+    return current
 
 
 def _current(connection: Connection) -> str | None:

@@ -5,6 +5,8 @@ Alembic loads this file by its path, so that it cannot import from the engine.
 
 from alembic import context
 
-context.configure(**context.config.attributes["configure"])
-with context.begin_transaction():
-    context.run_migrations()
+# A scan of the application's package imports it as a part of that, with nothing to migrate.
+if not __package__:
+    context.configure(**context.config.attributes["configure"])
+    with context.begin_transaction():
+        context.run_migrations()

@@ -1,6 +1,8 @@
 """What migrating asks of a server: a database, made if it is missing, and one process at a time."""
 
+import os
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -8,12 +10,14 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, create_engine
 from sqlalchemy.exc import DBAPIError
 
-from ..db import reason, require_reachable
+from ..db import MIGRATION, reason, require_reachable
 from ..errors import DatabaseNotReadyError
+
+_TAKES_TOO_LONG = f"another process has been migrating for {MIGRATION.lock} s: end it, and retry"
 
 
 def create_database(engine: Engine) -> bool:
-    """Create the engine's database if its server lacks it; tell whether that was needed.
+    """Create the engine's database if its server lacks it; return whether that was needed.
 
     SQLite makes its file at the first connection; here only its folder is made. Raises
     DatabaseNotReadyError: with the command to run, where creating is not allowed.
@@ -46,7 +50,7 @@ def create_database(engine: Engine) -> bool:
         with suppress(DatabaseNotReadyError):
             require_reachable(engine)
             return False  # Another process was faster.
-        # Whoever runs the command must not be the only one who may use the database then.
+        # The user of the command must not be the only one with access to the database.
         if kind == "postgresql":
             client, command = "psql postgres -c", f"{create} OWNER {quote(user)}"
         else:
@@ -63,18 +67,47 @@ def create_database(engine: Engine) -> bool:
 
 @contextmanager
 def migration_lock(connection: Connection) -> Iterator[None]:
-    """Let one process migrate at a time; the others wait, and then find nothing to do."""
+    """Hold the lock under which one process migrates; the others wait and find nothing to do.
+
+    Raises DatabaseNotReadyError, or the driver's error, if that takes longer than MIGRATION allows.
+    """
     kind = connection.dialect.name
     if kind == "sqlite":
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        yield
+        # Not the write lock, for which an Alembic environment with a connection of its own waits.
+        with _lock_folder(connection.engine.url.database or ":memory:"):
+            yield
     elif kind == "postgresql":
         # Ends with the transaction, so that a pooling proxy between us and the server is fine.
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(744196403)")
         yield
     else:
-        connection.exec_driver_sql("SELECT GET_LOCK('heartbeat_migrate', 600)")
+        lock = f"SELECT GET_LOCK('heartbeat_migrate', {MIGRATION.lock})"
+        if not connection.exec_driver_sql(lock).scalar():
+            raise DatabaseNotReadyError(_TAKES_TOO_LONG)
         try:
             yield
         finally:
             connection.exec_driver_sql("SELECT RELEASE_LOCK('heartbeat_migrate')")
+
+
+@contextmanager
+def _lock_folder(database: str) -> Iterator[None]:
+    """Hold a lock on the folder of SQLite's file, which ends with the process at the latest."""
+    if database == ":memory:":
+        yield
+        return
+    import fcntl  # not on every system that can import this
+
+    folder = os.open(Path(database).resolve().parent, os.O_RDONLY)
+    deadline = time.monotonic() + MIGRATION.lock
+    try:
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > deadline:
+                raise DatabaseNotReadyError(_TAKES_TOO_LONG)
+            time.sleep(0.1)
+        yield
+    finally:
+        os.close(folder)

@@ -1,12 +1,12 @@
 """The engine's tables: flows, their runs, and the beats that found them."""
 
 from .beat import DataFlowBeat
-from .data_flow import AT_ONCE, DataFlow
+from .data_flow import NEVER_SCHEDULED, DataFlow
 from .data_flow_run import DataFlowRun, RunStatus, Trigger
 from .meta import EngineBase, is_engine_table, table_of
 
 __all__ = [
-    "AT_ONCE",
+    "NEVER_SCHEDULED",
     "DataFlow",
     "DataFlowBeat",
     "DataFlowRun",

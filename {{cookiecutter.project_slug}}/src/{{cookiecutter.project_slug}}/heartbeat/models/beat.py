@@ -2,10 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import Integer, String
+from sqlalchemy import Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .meta import EngineBase, Seconds, UTCDateTime
+from .meta import EngineBase, Seconds, StoredTime
+from .text import AnyText
 
 
 class DataFlowBeat(EngineBase):
@@ -13,8 +14,8 @@ class DataFlowBeat(EngineBase):
 
     __tablename__ = "data_flow_beats"
 
-    received_at: Mapped[datetime] = mapped_column(UTCDateTime, index=True)
-    source: Mapped[str] = mapped_column(String(200))
+    received_at: Mapped[datetime] = mapped_column(StoredTime, index=True)
+    source: Mapped[str] = mapped_column(AnyText(200))
     flows_due: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     flows_triggered: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     flows_succeeded: Mapped[int] = mapped_column(Integer, default=0, server_default="0")

@@ -1,59 +1,83 @@
-"""A flow's row: its schedule, its configuration and what is known of its last run."""
+"""A flow's row: its schedule, its configuration and the outcome of its last run."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
-from ..schedules.every import CRON_INTERVAL, EARLY_MOST, EARLY_SHARE, SKEW_MOST
+from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
 from .data_flow_run import DataFlowRun
-from .meta import Dated, EngineBase, Json, Name, UTCDateTime, Word, seconds_before
+from .meta import (
+    END_OF_TIME,
+    EngineBase,
+    Flag,
+    Json,
+    Name,
+    ShortString,
+    StoredTime,
+    TimestampMixin,
+    has_come,
+    seconds_before,
+)
+from .text import AnyText
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
-# A row that nobody gave a time to was never run, and so is due at once.
-AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-# Which slots may count as due, and which tell that the clock was set back.
-SOON, AHEAD = timedelta(seconds=EARLY_MOST), timedelta(seconds=SKEW_MOST)
+# The next slot of a flow that was never scheduled: it is due at once.
+NEVER_SCHEDULED = datetime(1970, 1, 1, tzinfo=UTC)
+# How far ahead slots lie that a beat may wait for, and those that prove the clock was set back.
+SOON, AHEAD = timedelta(seconds=MAX_EARLY), timedelta(seconds=MAX_SKEW)
+# How long the schedule of a flow waits for a backfill that gives no sign of life.
+BACKFILL_HOLD = timedelta(seconds=60)
+
+_Columns = TypeVarTuple("_Columns")
 
 
-class DataFlow(Dated, EngineBase):
+class DataFlow(TimestampMixin, EngineBase):
     """One flow. `handler` is the key of a registered callable, never an import path."""
 
     __tablename__ = "data_flows"
 
     name: Mapped[str] = mapped_column(Name)
     handler: Mapped[str] = mapped_column(Name)
-    description: Mapped[str | None] = mapped_column(sa.Text)
-    enabled: Mapped[bool] = mapped_column(sa.Boolean, default=True, server_default=sa.true())
+    description: Mapped[str | None] = mapped_column(AnyText())
+    enabled: Mapped[bool] = mapped_column(Flag, default=True, server_default=sa.true())
     configuration: Mapped[dict[str, Any] | None] = mapped_column(Json, default=dict)
     run_interval: Mapped[int | None] = mapped_column(sa.Integer)
-    cron: Mapped[str | None] = mapped_column(sa.String(200))
-    timezone: Mapped[str] = mapped_column(sa.String(64), default="UTC", server_default="UTC")
+    cron: Mapped[str | None] = mapped_column(AnyText(200))
+    timezone: Mapped[str] = mapped_column(AnyText(64), default="UTC", server_default="UTC")
     next_run_at: Mapped[datetime] = mapped_column(
-        UTCDateTime, default=AT_ONCE, server_default="1970-01-01 00:00:00"
+        StoredTime, default=NEVER_SCHEDULED, server_default="1970-01-01 00:00:00"
     )
     # The slot claimed last: the point that the flow's grid is anchored to.
-    last_slot_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    last_run_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    last_run_status: Mapped[str | None] = mapped_column(Word)
-    last_success_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_slot_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    last_run_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    last_run_status: Mapped[str | None] = mapped_column(ShortString)
+    last_success_at: Mapped[datetime | None] = mapped_column(StoredTime)
     # When the run began that succeeded last, a backfill left out: what `after` goes by.
-    last_success_started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    last_success_started_at: Mapped[datetime | None] = mapped_column(StoredTime)
     failures_in_a_row: Mapped[int] = mapped_column(sa.Integer, default=0, server_default="0")
     # Slots that catch_up="skip" has passed over since the last run.
     skipped_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     # Where the next window starts: the end of the last successful one. Set by the first claim, so
     # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
-    window_starts_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    declared_schedule: Mapped[str | None] = mapped_column(sa.String(300))
-    disabled_reason: Mapped[str | None] = mapped_column(sa.Text)
+    window_starts_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    declared_schedule: Mapped[str | None] = mapped_column(AnyText(300))
+    # The options that follow a failure, as the code declares them: they hold in a process that does
+    # not know the handler, too. NULL until a process that knows it has recorded them.
+    on_lost: Mapped[str | None] = mapped_column(ShortString)
+    retries: Mapped[int | None] = mapped_column(sa.Integer)
+    retry_delay: Mapped[int | None] = mapped_column(sa.Integer)
+    pause_after: Mapped[int | None] = mapped_column(sa.Integer)
+    disabled_reason: Mapped[str | None] = mapped_column(AnyText())
+    # Its schedule waits until then: a backfill is going on.
+    backfill_until: Mapped[datetime | None] = mapped_column(StoredTime)
     # What its condition said last, if that was no.
-    held_because: Mapped[str | None] = mapped_column(sa.Text)
+    held_because: Mapped[str | None] = mapped_column(AnyText())
 
     runs: WriteOnlyMapped[DataFlowRun] = relationship(
         back_populates="data_flow", cascade="all, delete-orphan", passive_deletes=True
@@ -78,41 +102,62 @@ class DataFlow(Dated, EngineBase):
     def due_to_run(cls, now: datetime) -> sa.Select[DataFlow]:
         """Select the flows that are due at `now`, most overdue first.
 
-        Due is what is enabled, has no run that is pending or in progress, and has a slot that
-        has passed or lies at most 10 % of the interval (30 s at most; 6 s for cron) ahead.
+        Due is what is enabled, has no run that is pending or in progress, waits for no backfill,
+        and has a slot whose time has come: never a moment before it.
         """
-        moments = (sa.literal(moment, UTCDateTime()) for moment in (now, now + SOON))
-        return sa.select(cls).where(*cls.is_due(*moments)).order_by(cls.next_run_at)
+        due = cls.is_due(sa.literal(now, StoredTime()))
+        return sa.select(cls).where(*due).order_by(cls.next_run_at)
 
     @classmethod
-    def is_due(
-        cls, now: ColumnElement[datetime], soon: ColumnElement[datetime]
-    ) -> list[ColumnElement[bool]]:
-        """Return the conditions of `due_to_run`, where `soon` lies SOON after `now`."""
+    def is_due(cls, now: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
+        """Return the conditions of `due_to_run`."""
         return [
             cls.enabled == sa.true(),
-            # This line is what an index can answer; the next one is exact.
-            cls.next_run_at <= soon,
-            seconds_before(cls.next_run_at, cls._early()) <= now,
+            cls.next_run_at <= now,
+            sa.or_(cls.backfill_until.is_(None), has_come(cls.backfill_until, now)),
             ~cls.runs.any(DataFlowRun.active == 1),
         ]
 
     @classmethod
-    def is_ahead(cls, limit: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
-        """Return the conditions of flows whose next slot is more than an interval after `limit`.
+    def is_due_soon(
+        cls, now: ColumnElement[datetime], soon: ColumnElement[datetime]
+    ) -> list[ColumnElement[bool]]:
+        """Return the conditions of flows whose slot a beat at `now` comes a moment too early for.
 
-        Their last slot lies ahead of it, too: with a limit that is AHEAD of now, the clock was set
-        back. It does not where somebody has put off the next one.
+        It lies at most 10 % of the interval ahead (30 s at most; 6 s for cron). `soon` lies SOON
+        after `now`.
         """
         return [
-            cls.last_slot_at > limit,  # what an index can answer; the next one is exact
-            seconds_before(cls.next_run_at, cls.run_interval + cls._early()) > limit,
+            *cls.is_due(soon),  # what an index can answer; the others are exact
+            cls.next_run_at > now,
+            seconds_before(cls.next_run_at, cls._early()) <= now,
         ]
+
+    @classmethod
+    def is_ahead(cls, limit: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
+        """Return the conditions of flows whose last slot is later than `limit`, AHEAD of now.
+
+        The clock was set back then. Not where an operator has set the next slot to before that.
+        """
+        in_time = cls.last_slot_at <= END_OF_TIME
+        return [cls.last_slot_at > limit, in_time, cls.next_run_at > limit]
+
+    @classmethod
+    def any_beyond(cls, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
+        """Return whether an enabled flow that fulfils `conditions` has a slot beyond all clocks.
+
+        Nothing that asks for slots that have come finds such a row. An index answers each of the
+        two: with `==` in both, SQLite would read all enabled flows for the second one.
+        """
+        next_slot = cls.enabled == sa.true(), cls.next_run_at > END_OF_TIME
+        last_slot = cls.enabled != sa.false(), cls.last_slot_at > END_OF_TIME
+        flows = sa.select(cls.id).where(*conditions)
+        return sa.or_(flows.where(*next_slot).exists(), flows.where(*last_slot).exists())
 
     @classmethod
     def _early(cls) -> sa.Case[float]:
         return sa.case(
-            (cls.run_interval >= EARLY_MOST / EARLY_SHARE, EARLY_MOST),
+            (cls.run_interval >= MAX_EARLY / EARLY_SHARE, MAX_EARLY),
             else_=sa.func.coalesce(cls.run_interval, CRON_INTERVAL) * EARLY_SHARE,
         )
 
@@ -127,3 +172,9 @@ class DataFlow(Dated, EngineBase):
     def successful_runs(self) -> sa.Select[DataFlowRun]:
         """Select the runs that succeeded, newest first."""
         return DataFlowRun.completed().where(DataFlowRun.data_flow_id == self.id)
+
+
+def with_active_run(rows: sa.Select[*_Columns]) -> sa.Select[*_Columns]:
+    """Join flows with the run of each that has not ended."""
+    active = sa.and_(DataFlowRun.data_flow_id == DataFlow.id, DataFlowRun.active == 1)
+    return rows.outerjoin(DataFlowRun, active)

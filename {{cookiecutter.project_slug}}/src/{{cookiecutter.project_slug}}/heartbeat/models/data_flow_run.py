@@ -11,7 +11,18 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from ..errors import StatusError
 from ..redaction import describe_error
-from .meta import Dated, EngineBase, Json, Seconds, UTCDateTime, Word
+from .meta import (
+    END_OF_TIME,
+    EngineBase,
+    Json,
+    Seconds,
+    ShortString,
+    StoredTime,
+    TimestampMixin,
+    has_come,
+)
+from .stored import Unreadable
+from .text import AnyText
 
 if TYPE_CHECKING:
     from .data_flow import DataFlow
@@ -38,36 +49,37 @@ class Trigger(StrEnum):
 # From where to where; what has ended stays as it is.
 ALLOWED_MOVES: dict[str, set[RunStatus]] = {
     RunStatus.PENDING: {RunStatus.IN_PROGRESS, RunStatus.FAILED},
-    RunStatus.IN_PROGRESS: {RunStatus.SUCCESS, RunStatus.FAILED},
+    # Back to pending if it was claimed but never begun.
+    RunStatus.IN_PROGRESS: {RunStatus.SUCCESS, RunStatus.FAILED, RunStatus.PENDING},
 }
 
 
-class DataFlowRun(Dated, EngineBase):
+class DataFlowRun(TimestampMixin, EngineBase):
     """One run. The database refuses a second one of a slot and attempt, and a second active one."""
 
     __tablename__ = "data_flow_runs"
 
     data_flow_id: Mapped[int] = mapped_column(sa.ForeignKey("data_flows.id", ondelete="CASCADE"))
-    status: Mapped[str] = mapped_column(Word, default=RunStatus.PENDING.value)
-    trigger: Mapped[str] = mapped_column(Word, default=Trigger.SCHEDULE.value)
-    scheduled_for: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    not_before: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    sent_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    status: Mapped[str] = mapped_column(ShortString, default=RunStatus.PENDING.value)
+    trigger: Mapped[str] = mapped_column(ShortString, default=Trigger.SCHEDULE.value)
+    scheduled_for: Mapped[datetime | None] = mapped_column(StoredTime)
+    not_before: Mapped[datetime | None] = mapped_column(StoredTime)
+    sent_at: Mapped[datetime | None] = mapped_column(StoredTime)
     missed_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
     attempt: Mapped[int] = mapped_column(sa.Integer, default=1, server_default="1")
-    claim_id: Mapped[str | None] = mapped_column(sa.String(36))
-    worker: Mapped[str | None] = mapped_column(sa.String(200))
-    lease_expires_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    window_start: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    window_end: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    started_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
-    ended_at: Mapped[datetime | None] = mapped_column(UTCDateTime)
+    claim_id: Mapped[str | None] = mapped_column(AnyText(36))
+    worker: Mapped[str | None] = mapped_column(AnyText(200))
+    lease_expires_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    window_start: Mapped[datetime | None] = mapped_column(StoredTime)
+    window_end: Mapped[datetime | None] = mapped_column(StoredTime)
+    started_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    ended_at: Mapped[datetime | None] = mapped_column(StoredTime)
     duration: Mapped[float | None] = mapped_column(Seconds)
-    error_type: Mapped[str | None] = mapped_column(sa.String(200))
-    error_message: Mapped[str | None] = mapped_column(sa.Text)
-    error_backtrace: Mapped[str | None] = mapped_column(sa.Text)
+    error_type: Mapped[str | None] = mapped_column(AnyText(200))
+    error_message: Mapped[str | None] = mapped_column(AnyText())
+    error_backtrace: Mapped[str | None] = mapped_column(AnyText())
     result: Mapped[Any | None] = mapped_column(Json)
-    log: Mapped[str | None] = mapped_column(sa.Text)
+    log: Mapped[str | None] = mapped_column(AnyText())
     # 1 while the run has not ended, else NULL: unique with the flow, so one active run a flow. A
     # column instead of a partial index, because MySQL has none and one rule serves all three.
     active: Mapped[int | None] = mapped_column(
@@ -115,7 +127,21 @@ class DataFlowRun(Dated, EngineBase):
     @classmethod
     def is_expired(cls, now: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of runs whose lease had ended by `now`."""
-        return [cls.status == RunStatus.IN_PROGRESS.value, cls.lease_expires_at <= now]
+        return [cls.status == RunStatus.IN_PROGRESS.value, has_come(cls.lease_expires_at, now)]
+
+    @classmethod
+    def is_ahead(cls, limit: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions of runs whose delay or lease was counted from after `limit`."""
+        pending, in_progress = RunStatus.PENDING.value, RunStatus.IN_PROGRESS.value
+        waits = cls.status == pending, cls.not_before.is_not(None)
+        is_leased = cls.status == in_progress, cls.lease_expires_at > cls.updated_at
+        return [
+            cls.status.in_((pending, in_progress)),  # what an index can answer
+            sa.or_(
+                sa.and_(*waits, cls.created_at > limit, cls.created_at <= END_OF_TIME),
+                sa.and_(*is_leased, cls.updated_at > limit, cls.updated_at <= END_OF_TIME),
+            ),
+        ]
 
     @classmethod
     def recent(cls, now: datetime | None = None) -> sa.Select[DataFlowRun]:
@@ -127,6 +153,11 @@ class DataFlowRun(Dated, EngineBase):
         """Move from pending to in_progress at `now`. Raises StatusError from any other status."""
         self._move(RunStatus.IN_PROGRESS)
         self.started_at = now or datetime.now(UTC)
+
+    def release(self) -> None:
+        """Move back from in_progress to pending: no flow has begun. Raises StatusError."""
+        self._move(RunStatus.PENDING)
+        self.claim_id = self.worker = self.lease_expires_at = self.started_at = None
 
     def succeed(self, now: datetime | None = None, *, result: object = None) -> None:
         """Move from in_progress to success at `now`. Raises StatusError from any other status."""
@@ -147,6 +178,8 @@ class DataFlowRun(Dated, EngineBase):
     def _end(self, status: RunStatus, now: datetime | None) -> None:
         self._move(status)
         self.ended_at = now or datetime.now(UTC)
+        if isinstance(self.started_at, Unreadable):
+            self.started_at = None
         if self.started_at:
             # The wall clock may have stepped back meanwhile; the database checks the order.
             self.ended_at = max(self.ended_at, self.started_at)

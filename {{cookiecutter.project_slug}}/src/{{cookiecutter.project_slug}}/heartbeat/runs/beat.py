@@ -7,8 +7,7 @@ flow is waiting for.
 import logging
 import threading
 from collections import Counter
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, insert, update
@@ -16,14 +15,23 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
+from ..db import begin_writing
+from ..errors import DatabaseBusyError
+from ..executors.local import FreeWorkers
 from ..models import DataFlowBeat, RunStatus, table_of
 from ..redaction import describe_error
-from .claim import anchor_anew, claim
-from .due import free_of, look
+from ..schedules.every import MAX_EARLY
+from .claim import claim
+from .due import Look, eligibility_filters, look
 from .execute import execute
+from .lease import ensure_keeper
 from .reap import expired_runs, reap
 from .register import register
+from .release import release_in_doubt, remember_claims
+from .report import BeatReport
 from .run import ClaimedRun
+from .set_back import follow_clock
+from .upcoming import wait_for_slot
 
 log = logging.getLogger(__name__)
 
@@ -38,30 +46,6 @@ CONTENDED_PAUSE = 0.05
 REPLY_GRACE = 0.5
 
 
-@dataclass(slots=True)
-class BeatReport:
-    """What a beat found and did: the members of the reply. `duration` is in seconds.
-
-    `goes_on` tells that its time was up before it had recorded what it did.
-    """
-
-    timestamp: datetime
-    flows_due: int = 0
-    flows_triggered: int = 0
-    flows_succeeded: int = 0
-    flows_failed: int = 0
-    flows_in_progress: int = 0
-    runs_reaped: int = 0
-    duration: float = 0.0
-    goes_on: bool = False
-    run_ids: list[int] = field(default_factory=list)
-
-    def counts(self) -> dict[str, Any]:
-        """Return the counts and the duration: what the beat's row keeps."""
-        left_out = {"timestamp", "goes_on", "run_ids"}
-        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
-
-
 def run_beat(
     heartbeat: Heartbeat, source: str, wait: float | None, *, answer_early: bool = False
 ) -> BeatReport:
@@ -72,7 +56,10 @@ def run_beat(
     Raises what kept the beat from working, such as DatabaseNotReadyError.
     """
     beat = _Beat(heartbeat, source, wait)
-    threading.Thread(target=beat.work, name="heartbeat-beat", daemon=True).start()
+    try:
+        threading.Thread(target=beat.work, name="heartbeat-beat", daemon=True).start()
+    except RuntimeError:  # the system gives no thread: the beat takes the caller's
+        beat.work()
     answerable = beat.claimed if answer_early else beat.ended
     answerable.wait(None if wait is None else wait + REPLY_GRACE)
     if beat.error is not None:
@@ -91,30 +78,39 @@ class _Beat:
         self.row_id: int | None = None
         self.error: BaseException | None = None
         self.answer: BeatReport | None = None
-        # How often flows have caught up in it, and which may run, by id: see `due.free_of`.
+        self.found: Look | None = None  # what it saw when it looked last
+        # By the id of a flow: how often it has caught up in this beat, and whether it may run.
         self.claims = Counter[int]()
-        self.answers: dict[int, bool] = {}
+        self.verdicts: dict[int, bool] = {}
         self.claimed, self.ended = threading.Event(), threading.Event()
         self.counting = threading.Lock()
 
     def work(self) -> None:
         """Do all of the beat, and leave its answer or its error."""
         try:
+            if self.heartbeat.leases.claims:
+                ensure_keeper(self.heartbeat)
             register(self.heartbeat)
-            if self._look():
-                self._claim_and_execute()
-                if self.heartbeat.executor.abandoned:
-                    self.ended.set()  # the process stops: the reply waits for no database
-                if self.answer is None:
-                    with self.heartbeat.session() as session:
-                        self.answer = self._save(session)
+            release_in_doubt(self.heartbeat)
+            goes_on = True
+            while goes_on:
+                if self._look():
+                    self._claim_and_execute()
+                goes_on = self._wait_for_slot()
+            if self.heartbeat.executor.abandoned:
+                self.ended.set()  # the process stops: the reply waits for no database
+            if self.answer is None:
+                with self.heartbeat.session() as session:
+                    self.answer = self._save(session)
             if not self.heartbeat.executor.stopped:
                 self._do_chores()
+        except DatabaseBusyError:  # enough beats wait already, and will do the work
+            self.answer = replace(self.report(), goes_on=True)
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
-            if self._seconds_left() <= 0:  # the caller waits no more
-                told = describe_error(error, self.heartbeat.secrets())
-                log.error("a beat broke off\n%s", told["error_backtrace"])  # noqa: TRY400 - redacted
+            if self._seconds_left() <= 0:  # the caller no longer waits
+                details = describe_error(error, self.heartbeat.secrets())
+                log.error("a beat broke off\n%s", details["error_backtrace"])  # noqa: TRY400 - redacted
         finally:
             self.claimed.set()
             self.ended.set()
@@ -131,42 +127,45 @@ class _Beat:
                 log.exception("a chore failed: a later beat tries again")
 
     def report(self) -> BeatReport:
-        """Return what is known by now."""
+        """Return the report as it is now."""
         with self.counting:
             duration = round(self.heartbeat.clock.monotonic() - self.began, 6)
             return replace(self.so_far, duration=duration, run_ids=[*self.so_far.run_ids])
 
     def _look(self) -> bool:
-        """Reap, and tell whether there is anything to do; if not, that is all of the beat."""
+        """Reap, and return whether there is anything to do. If not, the beat ends here."""
         flows, free = self.heartbeat.flows, self._ask()
+        left = self.found.due if self.found else 0
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
-            found = look(session, flows, now, *free)
-            self.so_far.flows_due = found.due
+            found = self.found = look(session, flows, now, *free)
             suspects = expired_runs(session, now) if found.expired else ()
-            idle = not any(found)
-            if idle:
+            if found.is_empty:
                 self.answer = self._save(session)
         if found.ahead:
-            self.heartbeat.transact(lambda session: anchor_anew(session, self.heartbeat))
-            with self.heartbeat.session() as session:
-                self.so_far.flows_due = look(session, flows, now, *free).due
+            follow_clock(self.heartbeat)
         if suspects:
-            self.so_far.runs_reaped = reap(self.heartbeat, suspects)
-        return not idle
+            self.so_far.runs_reaped += reap(self.heartbeat, suspects)
+        if found.ahead or suspects:  # which may have made flows due
+            free = self._ask()
+            with self.heartbeat.session() as session:
+                self.found = look(session, flows, self.heartbeat.clock.now(), *free)
+        self.so_far.flows_due += max(self.found.due - left, 0)
+        return not found.is_empty
 
     def _claim_and_execute(self) -> None:
         """Claim as many runs as there are free workers, until nothing is due or time is up."""
         executor = self.heartbeat.executor
         contended, short = 0, False
         while True:
-            freed = executor.freed
+            freed, was_due = executor.freed, self.found.due if self.found else 0
             # A claim that left workers free took all that was due: more is only looked for.
             due = not short or self._anything_due()
-            workers, runs = self._claim() if due and not executor.stopped else (0, [])
+            workers, runs = self._claim() if due and not executor.stopped else (FreeWorkers(0), [])
+            freed += workers.given_back  # by this claim, which knows of it
             for run in runs:
                 executor.start(self._execute, run)
-            short = len(runs) < workers
+            short = len(runs) < workers.free
             pause = self._seconds_left()
             if runs:
                 contended = 0
@@ -174,26 +173,47 @@ class _Beat:
                 done = executor.stopped or not due or contended == CONTENDED_CLAIMS
                 if done or not self._anything_due():
                     return
-                if workers:
-                    contended += 1
+                if workers.free:
+                    fewer = self.found and self.found.due < was_due  # claimed, or disabled
+                    contended = 0 if fewer else contended + 1
                     pause = min(pause, CONTENDED_PAUSE)
-            executor.wait_until_freed(freed, pause)
+            executor.wait_until_freed(freed, min(pause, self._seconds_to_slot()))
             if self._seconds_left() <= 0 or executor.abandoned:
                 return
+
+    def _wait_for_slot(self) -> bool:
+        """Wait for a slot that comes soon, if all else is done; return whether it has come."""
+        slot = self.found and self.found.next_slot
+        if slot is None or self.so_far.flows_in_progress:
+            return False
+
+        def go_on() -> None:
+            self.answer = None
+            self.claimed.set()  # a beat that is answered early waits in the background
+
+        # Slots that come one after the other must not keep a beat for ever.
+        deadline = min(self.deadline, self.began + MAX_EARLY)
+        return wait_for_slot(self.heartbeat, slot, deadline, go_on)
+
+    def _seconds_to_slot(self) -> float:
+        """Return when the next slot wakes a beat whose runs still go on."""
+        slot = self.found and self.found.next_slot
+        seconds = (slot - self.heartbeat.clock.now()).total_seconds() if slot else 0
+        return seconds if seconds > 0 else threading.TIMEOUT_MAX
 
     def _seconds_left(self) -> float:
         return self.deadline - self.heartbeat.clock.monotonic()
 
-    def _claim(self) -> tuple[int, list[ClaimedRun]]:
+    def _claim(self) -> tuple[FreeWorkers, list[ClaimedRun]]:
         """Claim for all free workers; return how many there were, and what they are to run."""
         self._ask()
         with self.heartbeat.executor.free_workers() as workers:
             runs: list[ClaimedRun] = []
             if workers.free:
                 try:
-                    runs = self._claim_for(workers.free, singly=False)
+                    runs = self._claim_for(workers.free, one_by_one=False)
                 except IntegrityError:
-                    runs = self._claim_for(workers.free, singly=True)
+                    runs = self._claim_for(workers.free, one_by_one=True)
             workers.taken = len(runs)
         with self.counting:
             self.so_far.flows_triggered += len(runs)
@@ -203,16 +223,18 @@ class _Beat:
         for run in runs:
             self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
             if self.claims[run.data_flow_id] >= most:
-                self.answers[run.data_flow_id] = False
+                self.verdicts[run.data_flow_id] = False
         self.claimed.set()
-        return workers.free, runs
+        return workers, runs
 
-    def _claim_for(self, workers: int, *, singly: bool) -> list[ClaimedRun]:
+    def _claim_for(self, workers: int, *, one_by_one: bool) -> list[ClaimedRun]:
         def step(session: Session) -> tuple[list[ClaimedRun], int]:
-            runs = claim(session, self.heartbeat, workers, self.answers, singly=singly)
+            runs = claim(session, self.heartbeat, workers, self.verdicts, one_by_one=one_by_one)
+            claimed.extend(runs)
             return runs, self.row_id or self._insert(session, self.report())
 
-        runs, self.row_id = self.heartbeat.transact(step)
+        with remember_claims(self.heartbeat) as claimed:
+            runs, self.row_id = self.heartbeat.transact(step)
         return runs
 
     def _execute(self, run: ClaimedRun) -> None:
@@ -224,16 +246,17 @@ class _Beat:
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
         """Ask the conditions of what has come to be due; return what keeps flows from running."""
-        if self.heartbeat.ask is not None:
-            self.heartbeat.ask(self.heartbeat, self.answers)
-        return free_of(self.heartbeat, self.answers)
+        if self.heartbeat.check_conditions is not None:
+            self.heartbeat.check_conditions(self.heartbeat, self.verdicts)
+        return eligibility_filters(self.heartbeat, self.verdicts)
 
     def _anything_due(self) -> bool:
         """Look again. What finds nothing when all runs have ended writes the beat's row, too."""
         free = self._ask()
         with self.heartbeat.session() as session:
-            found = look(session, self.heartbeat.flows, self.heartbeat.clock.now(), *free)
-            due = bool(found.due or found.pending)
+            now = self.heartbeat.clock.now()
+            found = self.found = look(session, self.heartbeat.flows, now, *free)
+            due = bool(found.due)
             if not due and self.so_far.flows_in_progress == 0:
                 self.answer = self._save(session)
         return due
@@ -242,7 +265,8 @@ class _Beat:
         """Insert the beat's row, or bring its counts up to date; return what it says."""
         report = self.report()
         if self.row_id is None:
-            self._insert(session, report)
+            begin_writing(session, self.heartbeat.waiting_beats)
+            self.row_id = self._insert(session, report)
         else:
             session.connection().execute(_CHANGE_BEAT, {"beat": self.row_id, **report.counts()})
         return report

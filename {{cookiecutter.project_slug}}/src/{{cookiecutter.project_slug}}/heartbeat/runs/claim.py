@@ -8,6 +8,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from types import NoneType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, insert, select, update
@@ -16,22 +17,25 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import DeclarationError
+from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.meta import insert_arrays, is_postgresql
-from ..schedules.every import anchored_anew, is_ahead
-from .due import IS_AHEAD, IS_DUE, IS_PENDING, FlowRow, asked_at, due_of, free_of, window_of
+from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
 from .run import ClaimedRun
+from .unreadable import FLOW_KINDS, RUN_KINDS, disable, keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
 # that cannot be must fail its own flow, and not the claim of all.
 READ = (
     *(DataFlow.id, DataFlow.name, DataFlow.handler, DataFlow.run_interval, DataFlow.next_run_at),
     *(DataFlow.cron, DataFlow.timezone, DataFlow.last_slot_at, DataFlow.window_starts_at),
-    DataFlow.skipped_slots,
+    *(DataFlow.skipped_slots, DataFlow.backfill_until, DataFlow.created_at),
     cast(DataFlow.configuration, Text).label("configuration"),
 )
-NO_ANSWERS: Mapping[int, bool] = {}
+READ_KINDS = {column.key: FLOW_KINDS[column.key] for column in READ}
+READ_KINDS["configuration"] = (str, NoneType)
+MAX_BIG_INTEGER = 2**63 - 1  # of a column
+NO_VERDICTS: Mapping[int, bool] = {}
 # Nearly always no run is pending: that is asked along with what is due, and without the flows.
 _ANY_PENDING = select(DataFlowRun.id).where(IS_PENDING[0]).exists().label("any_pending")
 # The index of the last column yields the rows in order, and no others are locked.
@@ -52,22 +56,22 @@ def claim(
     session: Session,
     heartbeat: Heartbeat,
     most: int,
-    answers: Mapping[int, bool] = NO_ANSWERS,
+    verdicts: Mapping[int, bool] = NO_VERDICTS,
     *,
-    singly: bool = False,
+    one_by_one: bool = False,
 ) -> list[ClaimedRun]:
     """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
 
-    answers: of flows that were asked in this beat: may they run, by id? See `due.free_of`.
+    verdicts: whether flows may run, by id, as far as this beat has checked their conditions.
 
     The caller commits; then the runs are this process's to execute. Rows that another process holds
     are passed over, not waited for, so an empty list does not mean that nothing is due. Raises
-    IntegrityError where the database refuses a run: done again `singly`, that flow is passed over.
+    IntegrityError where the database refuses a run; a claim `one_by_one` passes over that flow.
     """
-    begin_writing(session)
-    free, known = free_of(heartbeat, answers), heartbeat.flows
+    begin_writing(session, heartbeat.waiting_beats)
+    free, known = eligibility_filters(heartbeat, verdicts), heartbeat.flows
     statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
-    asked = asked_at(heartbeat.clock.now(), known) | {"most": most}
+    asked = query_params(heartbeat.clock.now(), known) | {"most": most}
     flows, runs = session.connection().execute(statement, asked).all(), list[ClaimedRun]()
     if not flows or flows[0].any_pending:
         waiting = session.connection().scalars(_FIND_PENDING, asked).all()
@@ -75,46 +79,40 @@ def claim(
         flows = flows[: most - len(runs)]
     # Read when the rows are ours: others may have run them while this process stood still.
     now = heartbeat.clock.now()
+    flows = keep_readable(session, now, flows, READ_KINDS)
+    # A name that is too long when it is escaped is stored in part, and belongs to no flow.
+    flows = [flow for flow in flows if flow.handler in known]
     # One that came to be due since conditions were asked is asked first.
-    flows = [flow for flow in flows if answers.get(flow.id, not known[flow.handler].when)]
-    if not singly:
+    flows = [flow for flow in flows if verdicts.get(flow.id, not known[flow.handler].when)]
+    if not one_by_one:
         return runs + _take_slots(session, heartbeat, flows, now)
     for flow in flows:
         runs += _take_slot_alone(session, heartbeat, flow, now)
     return runs
 
 
-def anchor_anew(session: Session, heartbeat: Heartbeat) -> None:
-    """Let the grids of flows begin again now whose last slot lies ahead of the clock.
-
-    It was set back, and their next slot is more than an interval away. Their windows stay empty
-    until the clock passes the end of the last one. The caller commits.
-    """
-    begin_writing(session)
-    flows = _lock(session, *IS_AHEAD, **asked_at(heartbeat.clock.now(), ()))
-    now = heartbeat.clock.now()
-    for flow in flows:
-        # Asked again: this process may have stood still, and others have claimed meanwhile.
-        if flow.run_interval and flow.last_slot_at and is_ahead(flow.last_slot_at, now):
-            anchor = anchored_anew(flow.last_slot_at, flow.run_interval, now)
-            _change(session, now, {flow.id: {"next_run_at": anchor, "last_slot_at": anchor}})
-
-
 def take_pending(
     session: Session, heartbeat: Heartbeat, flow_ids: Sequence[int]
 ) -> list[ClaimedRun]:
     """Take the pending runs of those flows whose rows nobody else holds. The caller commits."""
-    flows = {flow.id: flow for flow in _lock(session, DataFlow.id.in_(flow_ids))}
-    now = heartbeat.clock.now()
+    locked, now = _lock(session, DataFlow.id.in_(flow_ids)), heartbeat.clock.now()
+    flows = {flow.id: flow for flow in keep_readable(session, now, locked, READ_KINDS)}
     # Read again under the lock: another process may have taken them since.
     found = session.execute(
         select(*_RUN.c)
         .join(DataFlowRun.data_flow)
         .where(DataFlowRun.data_flow_id.in_(flows), *IS_PENDING)
         .order_by(DataFlowRun.data_flow_id),
-        asked_at(now, heartbeat.flows),
-    ).mappings()
-    return [_take(session, heartbeat, flows[row["data_flow_id"]], row, now) for row in found]
+        query_params(now, heartbeat.flows),
+    ).all()
+    runs = list[ClaimedRun]()
+    for row in found:
+        if problem := problem_of(row, RUN_KINDS):
+            disable(session, now, row.data_flow_id, str(problem))
+        else:
+            flow = flows[row.data_flow_id]
+            runs.append(_take(session, heartbeat, flow, row._asdict(), now))
+    return runs
 
 
 def _take(
@@ -156,10 +154,11 @@ def _move_on(
     for flow in flows:
         try:
             found = due_of(heartbeat, flow, now)
-        except DeclarationError as error:  # somebody has changed the row by hand
-            changes[flow.id] = {"enabled": False, "disabled_reason": str(error)}
+        except ScheduleError as error:  # the row was changed by hand
+            disable(session, now, flow.id, str(error))
             continue
-        slot, missed = found.slot, flow.skipped_slots + found.missed_slots
+        slot = found.slot
+        missed = min(flow.skipped_slots + found.missed_slots, MAX_BIG_INTEGER)
         slots = {"next_run_at": found.next_slot, "last_slot_at": slot or flow.last_slot_at}
         starts = window_of(heartbeat, flow, slot, now)[0] if slot else flow.window_starts_at
         slots |= {"window_starts_at": starts, "skipped_slots": 0 if slot else missed}
@@ -231,7 +230,7 @@ def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
 
 
 def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
-    """Let the flow's windows start with this run if it is the first: it may fail."""
+    """Start the flow's windows with this run if it is the first: it may fail."""
     if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
         _change(session, run.started_at, {flow.id: {"window_starts_at": run.window_start}})
 

@@ -1,6 +1,6 @@
 """What is due: the questions that a claim and a look ask the database.
 
-Each is built once, with `asked_at` as its parameters: building it would cost more than its answer.
+Each is built once, since building it costs more than its answer. `query_params` fills it in.
 """
 
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,15 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, bindparam, case, false, func, or_, select, true
+from sqlalchemy import ColumnElement, Row, Select, bindparam, case, false, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..errors import DeclarationError
-from ..models import AT_ONCE, DataFlow, DataFlowRun, RunStatus, Trigger
+from ..errors import ScheduleError
+from ..models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunStatus, Trigger
 from ..models.data_flow import AHEAD, SOON
-from ..models.meta import UTCDateTime
+from ..models.meta import UTCDateTime, has_come, time_or_none
+from ..schedules.between import read_zone
 from ..schedules.every import Due
 from ..schedules.rule import due, slot_before
 
@@ -29,14 +30,25 @@ _IS_KNOWN = case((_KNOWN, true()), else_=false())
 
 # Flows that are due and whose handler is registered here. This stands in the statement itself,
 # before its limit: a row that cannot run must not take the place of one that can.
-IS_DUE = (*DataFlow.is_due(_NOW, _SOON), _IS_KNOWN)
-# Flows whose last slot lies ahead of the clock, which was set back then.
-IS_AHEAD = DataFlow.is_ahead(_AHEAD)
+IS_DUE = (*DataFlow.is_due(_NOW), _IS_KNOWN)
+IS_DUE_SOON = (*DataFlow.is_due_soon(_NOW, _SOON), _IS_KNOWN)
+# Whether anything lies ahead of the clock, which was set back then: see `set_back.py`. The slots in
+# order, so that PostgreSQL takes their index also before its first statistics; the beats by id, so
+# that the newest is the last one that came.
+_AHEAD_SLOT = select(DataFlow.last_slot_at).where(*DataFlow.is_ahead(_AHEAD), _IS_KNOWN)
+_AHEAD_SLOT = _AHEAD_SLOT.order_by(DataFlow.last_slot_at.desc()).limit(1)
+_LAST_BEAT = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(1)
+_IS_SET_BACK = or_(
+    _AHEAD_SLOT.scalar_subquery().is_not(None),
+    select(DataFlowRun.id).where(*DataFlowRun.is_ahead(_AHEAD)).exists(),
+    _LAST_BEAT.scalar_subquery() > _AHEAD,
+    DataFlow.any_beyond(_IS_KNOWN),
+)
 # Runs that wait to be claimed, in a join with their flows. One that was asked for by hand goes
 # ahead on a disabled flow too, and so does a backfill's.
 IS_PENDING = (
     DataFlowRun.status == RunStatus.PENDING.value,
-    or_(DataFlowRun.not_before.is_(None), DataFlowRun.not_before <= _NOW),
+    or_(DataFlowRun.not_before.is_(None), has_come(DataFlowRun.not_before, _NOW)),
     _IS_KNOWN,
     or_(
         DataFlow.enabled == true(),
@@ -45,52 +57,74 @@ IS_PENDING = (
 )
 
 _COUNT_DUE = select(func.count()).select_from(DataFlow).where(*IS_DUE)
+# A flow has one active run at most, and none while it is due.
+_COUNT_PENDING = select(func.count(DataFlowRun.id)).join(DataFlowRun.data_flow).where(*IS_PENDING)
+_NEXT_SLOT = select(func.min(DataFlow.next_run_at)).where(*IS_DUE_SOON)
 _REST = (
-    select(DataFlowRun.id).join(DataFlowRun.data_flow).where(*IS_PENDING).exists(),
     select(DataFlowRun.id).where(*DataFlowRun.is_expired(_NOW)).exists(),
-    select(DataFlow.id).where(*IS_AHEAD).exists(),
+    _IS_SET_BACK,
 )
-_LOOK = select(_COUNT_DUE.scalar_subquery(), *_REST)
+
+
+def _look_at(*free: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    due, next_slot = (part.where(*free).scalar_subquery() for part in (_COUNT_DUE, _NEXT_SLOT))
+    return select(due + _COUNT_PENDING.scalar_subquery(), *_REST, next_slot)
+
+
+_LOOK = _look_at()
 
 
 class Look(NamedTuple):
-    """What there is to do: how many flows are due, if a run is pending, and if one is lost.
+    """The work for a beat: how many flows are due or have a run to start, and if a run is lost.
 
-    `ahead` tells that the clock was set back.
+    `ahead`: the clock was set back. `next_slot` is the next one to come, if this is only
+    a moment too early for it.
     """
 
     due: int
-    pending: bool
     expired: bool
     ahead: bool
+    next_slot: datetime | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to do now."""
+        return not (self.due or self.expired or self.ahead)
 
 
-def asked_at(now: datetime, handlers: Iterable[str]) -> dict[str, Any]:
+def query_params(now: datetime, handlers: Iterable[str]) -> dict[str, Any]:
     """Return the parameters of the questions: a moment, and the handlers that are known here."""
     return {"now": now, "soon": now + SOON, "ahead": now + AHEAD, "handlers": list(handlers)}
 
 
-def free_of(heartbeat: Heartbeat, answers: Mapping[int, bool]) -> tuple[ColumnElement[bool], ...]:
+def eligibility_filters(
+    heartbeat: Heartbeat, verdicts: Mapping[int, bool]
+) -> tuple[ColumnElement[bool], ...]:
     """Return what a flow must fulfil to be claimed besides being due: nothing, as a rule.
 
-    answers: of flows that were asked, or had their share, in this beat: may they run, by id?
+    verdicts: of flows that were asked, or had their share, in this beat: may they run, by id?
     """
-    held = [flow_id for flow_id, may_run in answers.items() if not may_run]
+    held = [flow_id for flow_id, may_run in verdicts.items() if not may_run]
     return (*heartbeat.conditions, DataFlow.id.not_in(held)) if held else heartbeat.conditions
 
 
 def look(
     session: Session, handlers: Iterable[str], now: datetime, *free: ColumnElement[bool]
 ) -> Look:
-    """Return what there is to do at `now`: all that a beat asks when there is nothing."""
-    statement = select(_COUNT_DUE.where(*free).scalar_subquery(), *_REST) if free else _LOOK
-    return Look(*session.connection().execute(statement, asked_at(now, handlers)).one())
+    """Return the work at `now`. A beat without work asks nothing else."""
+    statement = _look_at(*free) if free else _LOOK
+    found = Look(*session.connection().execute(statement, query_params(now, handlers)).one())
+    return found._replace(next_slot=time_or_none(found.next_slot))
 
 
 def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:
-    """Return which slot of a flow is due at `now`: see `schedules/rule.py`."""
+    """Return which slot of a flow is due at `now`: see `schedules/rule.py`.
+
+    Raises ScheduleError for a schedule or a zone that is invalid: the row was changed by hand.
+    """
+    read_zone(flow.timezone)
     rule = heartbeat.flows[flow.handler].rule_of(flow)
-    begin = now if flow.next_run_at == AT_ONCE else flow.next_run_at
+    begin = now if flow.next_run_at <= NEVER_SCHEDULED else flow.next_run_at
     return due(rule, begin, now, first=flow.last_slot_at is None)
 
 
@@ -105,6 +139,6 @@ def window_of(
     """
     start = end = min(slot or now, now)
     known = heartbeat.flows[flow.handler]
-    with suppress(DeclarationError):  # what has no schedule that can be read is run by hand alone
+    with suppress(ScheduleError):  # what has no schedule that can be read is run by hand alone
         start = flow.window_starts_at or slot_before(known.rule_of(flow), slot or now)
     return start, max(start, end)

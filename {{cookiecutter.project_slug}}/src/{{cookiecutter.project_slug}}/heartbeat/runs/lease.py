@@ -1,39 +1,42 @@
-"""Leases: the runs at work in this process say so, all by one statement, until they end."""
+"""Leases: the runs at work in this process keep them, all by one statement, until they end."""
 
 import logging
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from weakref import ref
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from ..core import Heartbeat
-from ..db import begin_writing
+from ..core import Heartbeat, Leases
+from ..db import Limits, answer_within, begin_writing, limit_transaction
 from ..models import DataFlowRun
+from ..redaction import describe_error
 from .run import ClaimedRun
 
-# How often the keeper looks at the clock, in seconds; also how soon it tries again what it could
-# not write. Less than the second between the two looks of reaping.
+# How often the keeper looks at the clock, in seconds; also how soon it retries what it could not
+# write. Less than the second between the two looks of reaping.
 LOOK_EVERY = 0.5
-# A wall clock that moved so many seconds more or less than the monotonic one was set.
+# A wall clock that moved by these seconds more or less than the monotonic one was set.
 LEAP = 1.0
+# A renewal may take this share of a lease, and at least so many seconds: what is left of the lease
+# is enough for another one, on another connection.
+RENEWAL_SHARE, RENEWAL_SECONDS = 1 / 6, 0.5
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
-def kept(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
+def lease_renewed(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
     """Renew the lease of `run`, each time when a third of it has passed, until the block ends."""
     leases = heartbeat.leases
     with leases.changing:
         leases.claims[run.claim_id] = run.id
-        if leases.keeper is None:
-            leases.keeper = threading.Thread(
-                target=_keep, args=(heartbeat,), name="heartbeat-leases", daemon=True
-            )
-            leases.keeper.start()
+        leases.at_work.set()
+    ensure_keeper(heartbeat)
     try:
         yield
     finally:
@@ -41,43 +44,82 @@ def kept(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
             del leases.claims[run.claim_id]
 
 
-def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
-    """Give the runs of these claims, which name their ids, a whole lease; return how many got it.
+def ensure_keeper(heartbeat: Heartbeat) -> None:
+    """Start the thread that renews leases, unless it lives. Where that fails, call this again."""
+    leases = heartbeat.leases
+    with leases.changing:
+        if leases.keeper is not None and leases.keeper.is_alive():
+            return
+        # It knows the heartbeat weakly: one that is dropped, as tests do, is not kept alive.
+        known = ref(heartbeat, lambda _: leases.at_work.set())
+        keeper = threading.Thread(
+            target=_keep, args=(known, leases), name="heartbeat-leases", daemon=True
+        )
+        try:
+            keeper.start()
+        except RuntimeError as error:
+            log.error("leases cannot be renewed yet: %s", error)  # noqa: TRY400 - it says all
+        else:
+            leases.keeper = keeper
 
-    In one transaction, whatever their number. A row that somebody holds at this moment is being
-    ended: it is passed over, so that this waits for nobody and nobody's order of locks matters.
+
+def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
+    """Renew the leases of the runs of these claims, which map to their ids.
+
+    In one transaction, whatever their number. A row that is locked at this moment is passed over:
+    this waits for nobody, and nobody's order of locks matters. Return how many those were.
     """
+    # A renewal whose network goes silent must hold its rows no longer than the next one waits.
+    seconds = max(heartbeat.settings.lease * RENEWAL_SHARE, RENEWAL_SECONDS)
+    limits = Limits(lock=seconds, answer=seconds + 1, idle=seconds)
+    claimed = DataFlowRun.id.in_(claims.values()), DataFlowRun.claim_id.in_(claims)
+    living = DataFlowRun.in_progress().with_only_columns(DataFlowRun.id).where(*claimed)
 
     def work(session: Session) -> int:
         begin_writing(session)
+        limit_transaction(session.connection(), limits)
         now = heartbeat.clock.now()
-        claimed = DataFlowRun.id.in_(claims.values()), DataFlowRun.claim_id.in_(claims)
-        living = DataFlowRun.in_progress().with_only_columns(DataFlowRun.id).where(*claimed)
         ours = session.scalars(living.with_for_update(skip_locked=True)).all()
         until = now + timedelta(seconds=heartbeat.settings.lease)
         renewal = update(DataFlowRun).where(DataFlowRun.id.in_(ours))
         session.execute(renewal.values(lease_expires_at=until, updated_at=now))
-        return len(ours)
+        return 0 if len(ours) == len(claims) else len(session.scalars(living).all()) - len(ours)
 
-    return heartbeat.transact(work)
+    with answer_within(seconds):
+        return heartbeat.transact(work)
 
 
-def _keep(heartbeat: Heartbeat) -> None:
-    """Renew in time, at once after a leap of the clock, and again until it is written."""
-    leases, clock = heartbeat.leases, heartbeat.clock
-    wall, ticks = clock.now(), clock.monotonic()
+def _keep(known: ref[Heartbeat], leases: Leases) -> None:
+    """Keep the leases of runs at work. This ends with the process: a thread may be hard to get."""
     while True:
-        leases.pause.wait(LOOK_EVERY)
-        with leases.changing:
-            claims = dict(leases.claims)
-            if not claims:
-                leases.keeper = None
-                return
+        leases.at_work.wait()
+        heartbeat = known()
+        if heartbeat is None:
+            return
+        _keep_while_at_work(heartbeat)
+        del heartbeat
+
+
+def _keep_while_at_work(heartbeat: Heartbeat) -> None:
+    """Renew in time, at once after a leap of the clock, and again until it is written."""
+    clock = heartbeat.clock
+    wall, ticks = clock.now(), clock.monotonic()
+    while claims := _claims_at_work(heartbeat.leases):
         passed = clock.monotonic() - ticks
         leapt = abs((clock.now() - wall).total_seconds() - passed) > LEAP
         if leapt or passed >= heartbeat.settings.lease / 3:
             try:
-                renew(heartbeat, claims)
-                wall, ticks = clock.now(), clock.monotonic()
-            except Exception:
-                log.exception("%d leases could not be renewed: tried again at once", len(claims))
+                if not renew(heartbeat, claims):
+                    wall, ticks = clock.now(), clock.monotonic()
+            except Exception as error:  # noqa: BLE001 - whatever it is, renewal goes on
+                details = describe_error(error, heartbeat.secrets())
+                message = "%d leases could not be renewed: retrying\n%s"
+                log.error(message, len(claims), details["error_backtrace"])  # noqa: TRY400 - redacted
+        time.sleep(LOOK_EVERY)
+
+
+def _claims_at_work(leases: Leases) -> dict[str, int]:
+    with leases.changing:
+        if not leases.claims:
+            leases.at_work.clear()
+        return dict(leases.claims)

@@ -1,22 +1,26 @@
 """Registering: flows that are declared in code get their rows, once a process."""
 
 from contextlib import suppress
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import defer
+from sqlalchemy.orm import Session, defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import DeclarationError
+from ..errors import ScheduleError
 from ..migrations import require_current
 from ..models import DataFlow
 from ..registry import FlowDefinition
 from ..schedules.rule import first_slot, rescheduled
+from .unreadable import FLOW_KINDS, problem_of
+
+_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
 
 
 def register(heartbeat: Heartbeat) -> None:
-    """Make the rows that are missing, and take over schedules that changed in the code.
+    """Make the rows that are missing, and take over what has changed in the code since.
 
     Done by the first use of the engine in a process; safe when many processes do it at once.
     Raises DatabaseNotReadyError when the database is away or not at this engine's revision.
@@ -26,16 +30,41 @@ def register(heartbeat: Heartbeat) -> None:
     require_current(heartbeat.engine)
     with heartbeat.session() as session:
         columns = select(DataFlow.name, DataFlow.declared_schedule)
-        known = dict(session.execute(columns).all())
+        declared = columns.where(DataFlow.name.in_(heartbeat.flows))
+        schedules = dict(session.execute(declared).all())
+        options = select(DataFlow.handler, *_OPTIONS).distinct()
+        recorded = session.execute(options.where(DataFlow.handler.in_(heartbeat.flows))).all()
     changed = set()
     for name, definition in sorted(heartbeat.flows.items()):
-        if name not in known:
+        if name not in schedules:
             _insert(heartbeat, definition)
-        elif known[name] != definition.schedule:
+        elif schedules[name] != definition.schedule:
             changed.add(name)
     if changed:  # else nothing is locked: a process may start while others write
         _take_over(heartbeat, changed)
+    if stale := {row.handler for row in recorded if _is_stale(heartbeat, row)}:
+        heartbeat.transact(lambda session: _record_options(session, heartbeat, sorted(stale)))
     heartbeat.registered.set()
+
+
+def _is_stale(heartbeat: Heartbeat, row: Any) -> bool:
+    """Return whether a row of a known handler has other options than the code declares."""
+    definition = heartbeat.flows.get(row.handler)
+    if definition is None:
+        return False
+    options = definition.failure_options()
+    return any(getattr(row, column) != value for column, value in options.items())
+
+
+def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str]) -> None:
+    """Write the options that follow a failure into all rows of these handlers."""
+    begin_writing(session)
+    mine = DataFlow.handler.in_(handlers)
+    session.execute(select(DataFlow.id).where(mine).order_by(DataFlow.id).with_for_update())
+    for handler in handlers:
+        options = heartbeat.flows[handler].failure_options()
+        rows = update(DataFlow).where(DataFlow.handler == handler)
+        session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
 
 
 def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
@@ -50,6 +79,7 @@ def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
         timezone=definition.timezone,
         next_run_at=first_slot(definition.rule_of(definition), now, definition.start),
         declared_schedule=definition.schedule,
+        **definition.failure_options(),
         created_at=now,
         updated_at=now,
     )
@@ -68,10 +98,10 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
         now = heartbeat.clock.now()
         for row in session.scalars(rows):
             definition = heartbeat.flows[row.name]
-            if row.declared_schedule == definition.schedule:
+            if row.declared_schedule == definition.schedule or problem_of(row, FLOW_KINDS):
                 continue
             # What somebody wrote into the row by hand may be no schedule.
-            with suppress(DeclarationError):
+            with suppress(ScheduleError):
                 if str(definition.rule_of(row)) == row.declared_schedule:
                     row.run_interval, row.cron = definition.every, definition.cron
                     row.timezone = definition.timezone

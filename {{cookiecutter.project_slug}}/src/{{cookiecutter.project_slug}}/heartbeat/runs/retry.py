@@ -1,6 +1,8 @@
 """What follows a failure: the next attempt at its slot, or a pause of its flow."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -9,10 +11,17 @@ from ..models import DataFlow, DataFlowRun, Trigger
 from ..registry import FlowDefinition
 from .run import ClaimedRun
 
-# A run that takes its process with it each time is given up after so many attempts.
+# A run that kills its process each time is given up after this many attempts.
 MOST_ATTEMPTS = 10
 # What the delay of a next attempt doubles up to, in seconds.
 LONGEST_DELAY = 3_600
+# A longer delay than that, whatever it began with; and a number that can be computed.
+MAX_DOUBLINGS = 12
+# The options of a row that has none recorded and whose handler is unknown here.
+NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": None}
+
+_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
+_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *_OPTIONS)
 
 
 def follow_failure(
@@ -23,23 +32,23 @@ def follow_failure(
     *,
     lost: bool = False,
 ) -> None:
-    """Make the next attempt at the slot of a run that failed, or pause its flow, as it declares.
+    """Make the next attempt at the slot of a run that failed, or pause its flow.
 
-    To be called in the transaction that has recorded the failure, which holds the flow's row. A
-    run that was `lost` with its process goes by `on_lost` instead of `retries`, and at once.
+    To be called in the transaction that has recorded the failure, which holds the flow's row. That
+    row has the options, so that they hold in a process without the handler. A run that was `lost`
+    with its process goes by `on_lost` instead of `retries`, and at once.
     """
-    if definition is None or run.trigger == Trigger.BACKFILL:
+    if run.trigger == Trigger.BACKFILL:
         return
-    retries, delay = definition.retries, definition.retry_delay * 2 ** (run.attempt - 1)
+    flow = session.execute(_READ.where(DataFlow.id == run.data_flow_id)).one()
+    options = _options(flow, definition)
+    retries, doublings = options["retries"], min(run.attempt - 1, MAX_DOUBLINGS)
+    delay = options["retry_delay"] * 2**doublings
     if lost:
-        retries, delay = (MOST_ATTEMPTS - 1) * (definition.on_lost == "retry"), 0
+        retries, delay = (MOST_ATTEMPTS - 1 if options["on_lost"] == "retry" else 0), 0
     due_again = run.scheduled_for is not None and run.attempt <= retries
-    if not (due_again or definition.pause_after):
-        return
-    columns = DataFlow.enabled, DataFlow.failures_in_a_row
-    flow = session.execute(select(*columns).where(DataFlow.id == run.data_flow_id)).one()
-    failures = flow.failures_in_a_row
-    if flow.enabled and definition.pause_after and failures % definition.pause_after == 0:
+    pause_after, failures = options["pause_after"], flow.failures_in_a_row
+    if flow.enabled and pause_after and failures % pause_after == 0:
         reason = f"paused after {failures} failures in a row, the last of them run {run.id}"
         pause = update(DataFlow).where(DataFlow.id == run.data_flow_id)
         session.execute(pause.values(enabled=False, disabled_reason=reason, updated_at=now))
@@ -57,3 +66,13 @@ def follow_failure(
             updated_at=now,
         )
         session.add(attempt)
+
+
+def _options(flow: Any, definition: FlowDefinition | None) -> Mapping[str, Any]:
+    """Return the options of a flow's row; those of the code until they are recorded."""
+    recorded = {column.key: getattr(flow, column.key) for column in _OPTIONS}
+    numbers = (recorded["retries"], recorded["retry_delay"], recorded["pause_after"] or 0)
+    # SQLite keeps anything that is written by hand, and a failure is recorded all the same.
+    if all(isinstance(number, int) and number >= 0 for number in numbers):
+        return recorded
+    return definition.failure_options() if definition else NO_OPTIONS

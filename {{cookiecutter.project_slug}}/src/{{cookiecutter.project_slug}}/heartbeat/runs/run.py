@@ -1,14 +1,15 @@
 """What a flow receives: its run, with the session to write to and the window to work on."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy.orm import Session
 
-from ..redaction import redact
+from ..redaction import describe_error, redact
 
 LONGEST_LOG = 10_000
 _LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
@@ -68,11 +69,15 @@ class ClaimedRun:
 
 
 class RunLog(logging.Handler):
-    """Keeps what a flow logs, up to `LONGEST_LOG` characters, while it goes where logs go."""
+    """Keeps what a flow logs, up to `LONGEST_LOG` characters, while it goes where logs go.
 
-    def __init__(self, flow_name: str) -> None:
+    secrets: returns what is masked in the backtrace of an error that is logged.
+    """
+
+    def __init__(self, flow_name: str, secrets: Callable[[], Sequence[str]] = tuple) -> None:
         super().__init__()
         self.setFormatter(_LINE)
+        self._secrets = secrets
         self._lines: list[str] = []
         self._length = 0
         self._dropped = 0
@@ -84,9 +89,16 @@ class RunLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep one line, or count it when there is no room left."""
         try:
+            if record.exc_info and record.exc_info[1] is not None:
+                # Kept in the record, so that the handlers after this one use it, too.
+                described = describe_error(record.exc_info[1], self._secrets())
+                record.exc_text = described["error_backtrace"].rstrip("\n")
             line = self.format(record)
-        except Exception:  # noqa: BLE001 - as everywhere in logging, a bad call breaks nothing
-            self.handleError(record)
+        except BaseException:  # noqa: BLE001 - as everywhere in logging, a bad call breaks nothing
+            with suppress(BaseException):
+                self.handleError(record)
+            # The handlers after this one would meet the same error, and let some of them pass.
+            record.msg, record.args = "(a line that could not be formatted)", None
             return
         if self._length + len(line) > LONGEST_LOG:
             self._dropped += 1

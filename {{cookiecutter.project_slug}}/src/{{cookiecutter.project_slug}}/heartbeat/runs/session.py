@@ -1,29 +1,56 @@
 """The session that a flow receives, and the transaction that the engine ends for it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
+from weakref import WeakSet
 
 import transaction
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
-from ..errors import SessionControlError
+from ..db import ENDING, answer_within, break_off, limit_transaction, transaction_control
+from ..errors import SessionControlError, SessionEndedError, SessionInUseError
+from ..tracebacks import is_a
+
+# How long a thread may take to notice that its statement was broken off, in seconds.
+LEAVING_SECONDS = 5.0
+HINT = (
+    "The flow's transaction ended with this error. To survive one, put the statement into "
+    "`with run.session.begin_nested():` and catch the error outside of it."
+)
+
+log = logging.getLogger(__name__)
+
+# How SQLAlchemy marks a statement whose error it expects and handles.
+_SKIP_EVENTS = "skip_user_error_events"
 
 
 class FlowSession(Session):
-    """A flow's session. The engine alone ends its transaction; a flow that tries is told so."""
+    """A flow's session. The engine alone ends its transaction; a flow that tries gets an error."""
 
     # Set when it has begun: one that was not used costs neither a transaction nor a connection.
     manager: transaction.TransactionManager | None = None
-    ended_by_engine = False
+    # The thread that ends it, as soon as it does: no other may use it from then on.
+    ended_by: int | None = None
+    # The thread whose statement is being executed.
+    used_by: int | None = None
+    # The engine writes the run's end: what fails now is not the flow's.
+    is_ending = False
     # The first thing that forbids a success, even if the flow swallows it.
     forbidden_by: BaseException | None = None
     # The first error within a savepoint that has not ended yet.
     failed_in_savepoint: BaseException | None = None
+    # SQLAlchemy asks by the next statement whether a table exists, and handles its error.
+    error_expected = False
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
         """Return the connection, isolated as all of the engine: other options come too late."""
@@ -33,34 +60,132 @@ class FlowSession(Session):
 
     def commit(self) -> None:
         """Refuse: the engine commits, together with the run's success."""
-        self._refuse("commit")
+        self.refuse_control("run.session.commit()")
         super().commit()
 
     def rollback(self) -> None:
         """Refuse: a flow that raises is rolled back by the engine."""
-        self._refuse("rollback")
+        self.refuse_control("run.session.rollback()")
         super().rollback()
 
     def close(self) -> None:
         """Refuse a flow; let the transaction manager close when it has ended."""
-        self._refuse("close")
+        self.refuse_control("run.session.close()")
         super().close()
 
-    def _refuse(self, call: str) -> None:
-        if not self.ended_by_engine:
+    def refuse_control(self, call: str) -> None:
+        """Raise SessionControlError, and forbid a success, unless the engine ends the session."""
+        if self.ended_by != threading.get_ident():
             error = SessionControlError(call)
             self.forbidden_by = self.forbidden_by or error
             raise error
 
+    def begin_end(self) -> None:
+        """Refuse every other thread from now on.
 
-def _refuse_commit(session: FlowSession) -> None:
-    """Refuse a commit that goes past the session's own method."""
-    if not session.in_nested_transaction():
-        session._refuse("commit")  # noqa: SLF001 - the same rule, told by the session
+        Raises SessionInUseError if one of them is executing a statement at this moment.
+        """
+        self.ended_by = threading.get_ident()
+        if self.used_by not in {None, self.ended_by}:
+            raise SessionInUseError
+
+    def wait_until_left(self) -> None:
+        """Wait until the other thread has got its error: it must not meet the rollback."""
+        deadline = time.monotonic() + LEAVING_SECONDS
+        while self.used_by not in {None, self.ended_by} and time.monotonic() < deadline:
+            time.sleep(0.01)
+
+
+class EndedSession(FlowSession):
+    """What a flow's session becomes when its run has ended: it refuses everything."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        """Refuse."""
+        raise SessionEndedError
+
+
+# What a child of a fork must not use.
+_open_sessions: WeakSet[FlowSession] = WeakSet()
+
+
+def _end_in_child() -> None:
+    for session in list(_open_sessions):
+        session.__class__ = EndedSession
+
+
+os.register_at_fork(after_in_child=_end_in_child)
+
+
+def watch_session(engine: Engine) -> None:
+    """Watch what the sessions of flows do on an engine. To be called once an engine."""
+    event.listen(engine, "before_cursor_execute", _check_statement)
+    event.listen(engine, "set_connection_execution_options", _expect_error)
+    event.listen(engine, "after_cursor_execute", _after_statement)
+    event.listen(engine, "commit", _check_commit)
+    event.listen(engine, "release_savepoint", _keep_error_of_savepoint)
+    event.listen(engine, "handle_error", _note_first_error)
+
+
+@contextmanager
+def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
+    """Yield a flow's session; at the end commit the transaction that its first use began, or abort.
+
+    Raises the first database error instead of those that are only its consequences: databases
+    differ in what they report afterwards, and whether they report anything.
+    """
+    session = FlowSession(engine)
+    _open_sessions.add(session)
+    try:
+        yield session
+        session.begin_end()
+        if session.manager:
+            with answer_within(ENDING.answer):
+                session.manager.commit()
+    except BaseException as error:
+        first = session.forbidden_by or session.failed_in_savepoint
+        _abort(session)
+        if first is None or not is_a(error, SQLAlchemyError):
+            raise
+        if is_a(first, SQLAlchemyError):
+            with suppress(Exception):  # the flow may have changed its notes
+                first.add_note(HINT)
+        if first is error:
+            raise
+        raise first from first.__cause__
+    finally:
+        _open_sessions.discard(session)
+        session.__class__ = EndedSession
+
+
+@contextmanager
+def ending(session: FlowSession) -> Iterator[Connection]:
+    """Return the connection of a flow's transaction for writing its run's end, with limits."""
+    session.begin_end()
+    session.is_ending = True
+    with answer_within(ENDING.answer):
+        connection = session.connection()
+        limit_transaction(connection, ENDING)
+        yield connection
+
+
+def _abort(session: FlowSession) -> None:
+    """Roll back. A connection that is lost, or that another thread is using, is closed instead."""
+    try:
+        try:
+            session.begin_end()
+        except SessionInUseError:
+            break_off(session.connection())
+            session.wait_until_left()
+        if session.manager:
+            session.manager.abort()
+    except Exception as error:  # noqa: BLE001 - the flow's own error matters, and not this one
+        log.warning("a flow's connection is closed instead of rolled back: %s", error)
+        with suppress(Exception):
+            session.invalidate()
 
 
 def _join(session: FlowSession, _transaction: object, connection: Connection) -> None:
-    """Let a session that begins join a transaction manager of its own; `request.tm` is not touched.
+    """Join a transaction manager of the session's own when it begins; `request.tm` is not touched.
 
     It counts as changed from the start, since zope.sqlalchemy does not notice what text SQL writes.
     """
@@ -71,38 +196,50 @@ def _join(session: FlowSession, _transaction: object, connection: Connection) ->
         connection.execution_options(flow_session=session)
 
 
+def _check_session_commit(session: FlowSession) -> None:
+    """Refuse a commit that goes past the session's own method."""
+    if not session.in_nested_transaction():
+        session.refuse_control("commit()")
+
+
 # Once for all of them: to listen to each session anew would cost a third of a short run.
 event.listen(FlowSession, "after_begin", _join)
-event.listen(FlowSession, "before_commit", _refuse_commit)
-
-
-def watch_errors(engine: Engine) -> None:
-    """Let the sessions of flows learn of every database error. To be called once an engine."""
-    event.listen(engine, "release_savepoint", _keep_error_of_savepoint)
-    event.listen(engine, "after_cursor_execute", _forget_error_of_savepoint)
-    event.listen(engine, "handle_error", _note_first_error)
-
-
-@contextmanager
-def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
-    """Give a flow's session; at the end commit what began with its first use, or abort."""
-    session = FlowSession(engine)
-    try:
-        yield session
-        session.ended_by_engine = True
-        if session.manager:
-            session.manager.commit()
-    except BaseException:
-        session.ended_by_engine = True
-        if session.manager:
-            session.manager.abort()
-        raise
-    finally:
-        session.close()
+event.listen(FlowSession, "before_commit", _check_session_commit)
 
 
 def _flow_session(connection: Connection | None) -> FlowSession | None:
     return connection.get_execution_options().get("flow_session") if connection else None
+
+
+def _check_commit(connection: Connection) -> None:
+    """Refuse a commit that goes past the session."""
+    if session := _flow_session(connection):
+        session.refuse_control("commit()")
+
+
+def _check_statement(
+    connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
+) -> None:
+    """Refuse a statement after the end, or one that would end the transaction."""
+    session = _flow_session(connection)
+    if session is None:
+        return
+    thread = threading.get_ident()
+    if session.ended_by not in {None, thread}:
+        raise SessionEndedError
+    if session.ended_by is None and (words := transaction_control(connection.engine, statement)):
+        session.refuse_control(f"the statement {words}")
+    session.used_by = thread
+
+
+def _after_statement(
+    connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
+) -> None:
+    if session := _flow_session(connection):
+        session.used_by = None
+        session.error_expected = False
+        if _is_savepoint_rollback(statement):
+            session.failed_in_savepoint = None
 
 
 def _note_first_error(context: ExceptionContext) -> None:
@@ -110,11 +247,14 @@ def _note_first_error(context: ExceptionContext) -> None:
     connection, session = context.connection, _flow_session(context.connection)
     if connection is None or session is None:
         return
+    session.used_by = None
+    if session.is_ending or _is_expected(context, session):
+        return
     error = session.failed_in_savepoint or context.sqlalchemy_exception
     error = error or context.original_exception
     # Where going back fails, the savepoint is gone: a deadlock on MySQL undoes all that the flow
     # wrote before, and what it writes afterwards would be kept alone.
-    if connection.in_nested_transaction() and not _goes_back(context.statement):
+    if connection.in_nested_transaction() and not _is_savepoint_rollback(context.statement):
         session.failed_in_savepoint = error
     else:
         session.forbidden_by = session.forbidden_by or error
@@ -126,12 +266,22 @@ def _keep_error_of_savepoint(connection: Connection, *_ignored: object) -> None:
         session.forbidden_by = session.forbidden_by or session.failed_in_savepoint
 
 
-def _forget_error_of_savepoint(
-    connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
-) -> None:
-    if _goes_back(statement) and (session := _flow_session(connection)):
-        session.failed_in_savepoint = None
+def _expect_error(connection: Connection, options: MutableMapping[str, Any]) -> None:
+    """Apply SQLAlchemy's option for an expected error to one statement alone.
+
+    Its dialect of MySQL sets the option on the connection, where it would stay and hide all later
+    errors of the flow.
+    """
+    if session := _flow_session(connection):
+        session.error_expected = options.pop(_SKIP_EVENTS, False)
 
 
-def _goes_back(statement: str | None) -> bool:
+def _is_expected(context: ExceptionContext, session: FlowSession) -> bool:
+    """Return whether SQLAlchemy itself handles this error, as when it looks for a table."""
+    expected, session.error_expected = session.error_expected, False
+    statement = context.execution_context
+    return expected or bool(statement and statement.execution_options.get(_SKIP_EVENTS))
+
+
+def _is_savepoint_rollback(statement: str | None) -> bool:
     return (statement or "").startswith("ROLLBACK TO SAVEPOINT")

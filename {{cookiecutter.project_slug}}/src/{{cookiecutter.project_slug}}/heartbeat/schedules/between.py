@@ -2,41 +2,55 @@
 
 import re
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
+from importlib.resources import files
 from zoneinfo import ZoneInfo
 
-from ..errors import DeclarationError
+from ..errors import ScheduleError
 
 _TIME = r"([01]?\d|2[0-4]):([0-5]\d)"
 MIDNIGHT = 24 * 60
 
 
 def read_zone(name: str) -> ZoneInfo:
-    """Return the zone of an IANA name. Raises DeclarationError for what is none."""
-    try:
-        return ZoneInfo(name)
-    except (KeyError, ValueError, OSError) as error:
-        message = f'{name!r} is no IANA time zone: write one such as "Europe/Berlin", or "UTC"'
-        raise DeclarationError(message) from error
+    """Return the zone of an IANA name. Raises ScheduleError for any other name."""
+    if name not in _zone_names():
+        message = f'{name!r} is not an IANA time zone: write one such as "Europe/Berlin", or "UTC"'
+        raise ScheduleError(message)
+    return ZoneInfo(name)
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    """Return the names of IANA's database, which are the same on each machine.
+
+    ZoneInfo reads any file in the machine's folder of zones: `localtime` and `posixrules`, which
+    mean another zone on each machine, copies below `posix/` and `right/`, and any spelling where
+    the disk ignores case. `Factory` stands for a zone that is not set.
+    """
+    names = files("tzdata").joinpath("zones").read_text("utf-8").split()
+    return frozenset(names) - {"Factory"}
 
 
 @lru_cache(maxsize=1_000)
 def read_between(text: str) -> tuple[int, int]:
     """Return when a window opens and closes, in minutes since midnight.
 
-    It closes on the next day where it closes earlier than it opens. Raises DeclarationError.
+    It closes on the next day where it closes earlier than it opens. Raises ScheduleError.
     """
     if match := re.fullmatch(rf"\s*{_TIME}\s*-\s*{_TIME}\s*", text):
         hour, minute, last_hour, last_minute = map(int, match.groups())
         opens, closes = hour * 60 + minute, last_hour * 60 + last_minute
         if opens != closes and opens < MIDNIGHT >= closes:
             return opens, closes
-    message = f'{text!r} is no window of the day: write when it opens and closes, as "22:00-06:00"'
-    raise DeclarationError(message)
+    message = (
+        f'{text!r} is not a valid daily window: write when it opens and closes, as "22:00-06:00"'
+    )
+    raise ScheduleError(message)
 
 
 def is_open(between: str | None, zone: str, moment: datetime) -> bool:
-    """Tell whether the clocks of the zone show a time within the window at that moment."""
+    """Return whether the clocks of the zone show a time within the window at that moment."""
     if between is None:
         return True
     opens, closes = read_between(between)

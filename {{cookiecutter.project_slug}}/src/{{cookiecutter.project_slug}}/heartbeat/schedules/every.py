@@ -7,16 +7,17 @@ run, a late beat or a restart never shifts it.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-# A slot this share of its interval ahead, and at most so many seconds, counts as due: a scheduler
-# that calls a moment early must not lose it.
+# A beat may come this share of the interval before a slot, at most these seconds, and waits
+# for it then: a scheduler that calls a moment early must not lose it.
 EARLY_SHARE = 0.1
-EARLY_MOST = 30.0
+MAX_EARLY = 30.0
 
-# The shortest interval of a cron expression, in seconds: what its tolerance is reckoned from.
+# The shortest interval of a cron expression, in seconds, which its tolerance is a share of.
 CRON_INTERVAL = 60
 
-# A last slot further ahead than that, besides, is no matter of two machines' clocks.
-SKEW_MOST = 10.0
+# The clocks of two machines may differ by these seconds. What lies further ahead proves that the
+# clock was set back.
+MAX_SKEW = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,15 @@ class Due:
     next_slot: datetime
 
 
-def early_tolerance(interval: int) -> timedelta:
-    """Return how far ahead a slot of `interval` seconds may lie and still count as due."""
-    return timedelta(seconds=min(interval * EARLY_SHARE, EARLY_MOST))
-
-
 def latest_due(next_slot: datetime, interval: int, now: datetime) -> Due:
-    """Return the latest slot that is due at `now`, where `next_slot` is known to be due.
+    """Return the latest slot that is due at `now`, if `next_slot` is.
 
     Those before it are counted: this is the rule `catch_up="once"`.
     """
+    if next_slot > now:
+        return Due(None, 0, next_slot)
     step = timedelta(seconds=interval)
-    passed = max((now + early_tolerance(interval) - next_slot) // step, 0)
+    passed = (now - next_slot) // step
     slot = next_slot + passed * step
     return Due(slot, passed, slot + step)
 
@@ -57,12 +55,12 @@ def rescheduled(last_slot: datetime | None, interval: int, now: datetime) -> dat
     return max(last_slot + timedelta(seconds=interval), now)
 
 
-def is_ahead(last_slot: datetime, now: datetime) -> bool:
-    """Tell whether a slot that was claimed lies so far ahead that the clock was set back."""
-    return last_slot - now > timedelta(seconds=SKEW_MOST)
+def is_ahead(moment: datetime, now: datetime) -> bool:
+    """Return whether a past moment lies so far ahead that the clock must have been set back."""
+    return moment - now > timedelta(seconds=MAX_SKEW)
 
 
-def anchored_anew(last_slot: datetime, interval: int, now: datetime) -> datetime:
+def restarted_grid(last_slot: datetime, interval: int, now: datetime) -> datetime:
     """Return where a grid begins again after the clock was set back: now, but on no old slot."""
     on_old_grid = (last_slot - now) % timedelta(seconds=interval) == timedelta(0)
     return now + timedelta(microseconds=on_old_grid)

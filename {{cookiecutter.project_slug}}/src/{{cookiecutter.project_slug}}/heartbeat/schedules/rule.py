@@ -3,26 +3,30 @@
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import islice, takewhile
 from typing import Literal
 
 from ..durations import format_every
-from ..errors import DeclarationError
+from ..errors import ScheduleError
 from .between import is_open, read_zone
 from .cron import DAY, MINUTE, times_of
-from .every import CRON_INTERVAL, Due, early_tolerance, latest_due
+from .every import Due, latest_due
 from .every import rescheduled as one_interval_later
 
-# What SQLite rounds times to, where it compares them.
-MOMENT = timedelta(milliseconds=1)
-# How far a slot is looked for: 29 February is on each day of the week within 40 years.
-MOST_DAYS = 41 * 366
+MOMENT = timedelta.resolution
+# How far apart two slots may lie: 29 February is on each day of the week within 40 years.
+MAX_GAP = 41 * 366 * DAY
+# Slots end a little before the calendar does, in the year 9999, so that any zone can show them.
+LAST_DAY = date.max - 2 * DAY
+LAST_SLOT = datetime.combine(LAST_DAY, time(), UTC)
+# So many missed slots are counted, half a year of each minute; then half of the rest is left out.
+MAX_COUNTED = 250_000
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a flow is due: `every` so many seconds, or at the times of `cron` in `timezone`.
+    """When a flow is due: `every` some seconds, or at the times of `cron` in `timezone`.
 
     between: the window of the day, in `timezone`; a slot outside of it is none, and not missed.
     catch_up: of several slots that passed "once" runs the latest; "skip" does if that one is at
@@ -45,26 +49,35 @@ class Rule:
 def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) -> Due:
     """Return what is due at `now` of the slots from `next_slot` on, and where the flow goes on.
 
-    The `first` claim of an `every` flow sets its grid, if its window is open then.
+    The `first` claim of an `every` flow sets its grid, if its window is open then. Raises
+    ScheduleError if the calendar ends before the next slot, in the year 9999.
     """
-    if rule.every and first and is_open(rule.between, rule.timezone, now):
+    if rule.every and first and next_slot <= now and is_open(rule.between, rule.timezone, now):
         next_slot = now
-    if rule.every and rule.between is None and rule.catch_up != "all":
-        found = latest_due(next_slot, rule.every, now)
-    else:
-        slot = next_after(rule, next_slot - MOMENT, next_slot)
-        until = now + early_tolerance(rule.every or CRON_INTERVAL) + MOMENT
-        if slot >= until:
-            return Due(None, 0, slot)
-        missed_slots, later = 0, slots_after(rule, slot)
-        while (following := next(later)) < until and rule.catch_up != "all":
-            slot, missed_slots = following, missed_slots + 1
-        found = Due(slot, missed_slots, following)
+    try:
+        found = _latest_due(rule, next_slot, now)
+    except OverflowError:
+        raise _no_slot_left(rule) from None
     if rule.catch_up == "skip" and found.slot:
         interval = max(found.slot - slot_before(rule, found.slot), MINUTE)
         if now - found.slot > (timedelta(seconds=rule.grace) if rule.grace else interval):
             return Due(None, found.missed_slots + 1, found.next_slot)
     return found
+
+
+def _latest_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
+    """Return the latest slot that is due, or the oldest one with `catch_up="all"`."""
+    if rule.every and rule.between is None and rule.catch_up != "all":
+        return latest_due(next_slot, rule.every, now)
+    slot = next_after(rule, next_slot - MOMENT, next_slot)
+    if slot > now:
+        return Due(None, 0, slot)
+    missed_slots, later = 0, slots_after(rule, slot)
+    while (following := _next_of(rule, later)) <= now and rule.catch_up != "all":
+        slot, missed_slots = following, missed_slots + 1
+        if missed_slots % MAX_COUNTED == 0:
+            later = slots_after(rule, now - (now - slot) / 2, slot)
+    return Due(slot, missed_slots, following)
 
 
 def first_slot(rule: Rule, now: datetime, start: Literal["now", "next"] = "now") -> datetime:
@@ -89,32 +102,58 @@ def next_slots(rule: Rule, next_slot: datetime, now: datetime, number: int = 5) 
 
 
 def next_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> datetime:
-    """Return the first slot after `moment`: see `slots_after`."""
-    return next(slots_after(rule, moment, grid))
+    """Return the first slot after `moment`: see `slots_after`.
+
+    Raises ScheduleError if the calendar ends before it, in the year 9999.
+    """
+    return _next_of(rule, slots_after(rule, moment, grid))
 
 
 def slots_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> Iterator[datetime]:
-    """Yield the slots after `moment`; those of `every` lie on the grid through `grid` or itself.
+    """Yield the slots after `moment`, each later than the one before, until the calendar ends.
 
-    A grid that never meets the window of the day begins anew where that opens. Raises
-    DeclarationError for a cron expression that never does.
+    Those of `every` lie on the grid through `grid`, or through `moment`; a grid that never meets
+    the window of the day begins anew where that opens. Raises ScheduleError for a cron
+    expression that never does.
     """
-    if not rule.every:
-        day = moment.astimezone(read_zone(rule.timezone)).date()
-        for days in range(MOST_DAYS):
-            times = times_of(rule.cron or "", rule.timezone, day + days * DAY)
-            for slot in times[bisect_right(times, moment) :]:
-                if is_open(rule.between, rule.timezone, slot):
-                    yield slot
-        message = f"no time of {rule.cron!r} lies between {rule.between}: change one of them"
-        raise DeclarationError(message)
-    step = timedelta(seconds=rule.every)
-    slot = moment + step - (moment - (grid or moment)) % step
-    for _ in range(MOST_DAYS * DAY // step):
+    return _cron_slots(rule, moment) if not rule.every else _grid_slots(rule, moment, grid)
+
+
+def _cron_slots(rule: Rule, moment: datetime) -> Iterator[datetime]:
+    zone = read_zone(rule.timezone)
+    day = last = min(moment, LAST_SLOT).astimezone(zone).date()
+    while day < LAST_DAY:
+        times = times_of(rule.cron or "", rule.timezone, day)
+        for slot in times[bisect_right(times, moment) :]:
+            if is_open(rule.between, rule.timezone, slot):
+                yield slot
+                last = day
+        if day - last > MAX_GAP:
+            message = f"no time of {rule.cron!r} lies between {rule.between}: change one of them"
+            raise ScheduleError(message)
+        day += DAY
+
+
+def _grid_slots(rule: Rule, moment: datetime, grid: datetime | None) -> Iterator[datetime]:
+    step, last = timedelta(seconds=rule.every or 0), moment
+    slot = moment - (moment - (grid or moment)) % step
+    while LAST_SLOT - slot > step:
+        slot += step
+        if slot - last > MAX_GAP:
+            slot = _opening(rule, last + step)
         if is_open(rule.between, rule.timezone, slot):
             yield slot
-        slot += step
-    yield _opening(rule, moment + step)
+            last = slot
+
+
+def _next_of(rule: Rule, slots: Iterator[datetime]) -> datetime:
+    if slot := next(slots, None):
+        return slot
+    raise _no_slot_left(rule)
+
+
+def _no_slot_left(rule: Rule) -> ScheduleError:
+    return ScheduleError(f"{rule} has no slot before the year 10000: choose another schedule")
 
 
 def slot_before(rule: Rule, slot: datetime) -> datetime:

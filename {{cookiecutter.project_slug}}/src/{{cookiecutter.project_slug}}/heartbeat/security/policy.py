@@ -13,19 +13,21 @@ from urllib.parse import parse_qsl
 
 from pyramid.config import Configurator
 from pyramid.csrf import check_csrf_origin, check_csrf_token
-from pyramid.httpexceptions import HTTPException
-from pyramid.interfaces import ISecurityPolicy
+from pyramid.httpexceptions import HTTPException, exception_response
+from pyramid.interfaces import IRootFactory, ISecurityPolicy
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.security import Allowed, Denied
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from ..core import Heartbeat
-from ..db import reason
-from ..errors import DatabaseNotReadyError
+from ..db import is_silent, is_unavailable, reason
+from ..errors import DatabaseBusyError, DatabaseNotReadyError
 from ..migrations import require_current
 from ..redaction import describe_error, redact
+from ..routes import Root
 from ..settings import Settings
+from ..tracebacks import is_a
 from ..views.problems import problem
 from .addresses import Address, client_address, is_within
 from .token import presented_token
@@ -169,7 +171,7 @@ def _refuse_token(request: Request, caller: Caller) -> Response:
     if caller.permission is not None:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
     throttle = request.registry.get("heartbeat.throttle")
-    if throttle and (seconds := throttle(str(caller.address))):
+    if throttle and (seconds := throttle(caller.address)):
         detail, headers = "too many calls without a valid token", {"Retry-After": str(seconds)}
         return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers)
     detail = "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL"
@@ -182,20 +184,46 @@ def _may(request: Request, caller: Caller, permission: str) -> bool:
         return True
     if permission == BEAT:  # which no cookie can ever authorise
         return not request.heartbeat.settings.require_token
-    has_policy = request.registry.queryUtility(ISecurityPolicy) is not None
-    if not (has_policy and request.has_permission(OPERATE)):
+    if not _policy_permits(request):
         return False
     if request.method not in SAFE_METHODS:
         # What authorised this may be a cookie, which a browser sends for any site that asks.
-        check_csrf_origin(request)
-        check_csrf_token(request)
+        _check_csrf(request)
     return True
+
+
+def _policy_permits(request: Request) -> bool:
+    """Ask the application's policy, about the root that its own views have."""
+    if request.registry.queryUtility(ISecurityPolicy) is None:
+        return False
+    root_factory = request.registry.queryUtility(IRootFactory, default=Root)
+    try:
+        return bool(request.has_permission(OPERATE, root_factory(request)))
+    except HTTPException:  # as some send strangers to a login page
+        return False
+
+
+def _check_csrf(request: Request) -> None:
+    check_csrf_origin(request)
+    try:
+        check_csrf_token(request)
+    except AttributeError as error:
+        if hasattr(request, "session"):
+            raise
+        detail = (
+            "this application has no session factory and no CSRF storage policy of its own, and so "
+            "accepts no changes from a browser: send the operators' token in a header"
+        )
+        raise exception_response(403, detail=detail) from error
 
 
 def _refuse_body(request: Request) -> Response | None:
     """Refuse what is too large: by what it says of itself, else by reading no more than that."""
     too_large = (request.content_length or 0) > LARGEST_BODY
-    body = b"" if too_large else request.body_file_raw.read(LARGEST_BODY + 1)
+    try:
+        body = b"" if too_large else request.body_file_raw.read(LARGEST_BODY + 1)
+    except Exception:  # noqa: BLE001 - each server has its own errors for chunks that are none
+        return problem(HTTPStatus.BAD_REQUEST, "the body cannot be read")
     if too_large or len(body) > LARGEST_BODY:
         return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body may have 64 KiB at most")
     request.body = body  # put back for the view: a server gives it once
@@ -210,7 +238,11 @@ def _token_in_query(request: Request, heartbeat: Heartbeat) -> bool:
     except ValueError:
         return True
     for name, value in fields:
-        known = heartbeat.tokens.match(value) or heartbeat.operator_tokens.match(value)
+        known = any(
+            tokens.match(text)
+            for tokens in (heartbeat.tokens, heartbeat.operator_tokens)
+            for text in (name, value)
+        )
         if known or name.strip().lower() in QUERY_NAMES:
             log.warning("a call has a token in its URL, where proxies log it: replace that token")
             return True
@@ -219,27 +251,32 @@ def _token_in_query(request: Request, heartbeat: Heartbeat) -> bool:
 
 def _fault(heartbeat: Heartbeat, error: Exception) -> Response:
     """Return 503 where the database is the cause, with what to do, else 500."""
-    if isinstance(error, HTTPException):
+    if is_a(error, HTTPException):
         return problem(HTTPStatus(error.code), redact(error.detail or error.explanation or ""))
-    if isinstance(error, DBAPIError):
-        try:
-            require_current(heartbeat.engine)
-        except (DatabaseNotReadyError, DBAPIError) as cause:
-            error = cause
-        else:
-            # Without a statement it failed to connect, or to commit.
-            unstated = isinstance(error, OperationalError) and error.statement is None
-            if error.connection_invalidated or unstated:
-                error = DatabaseNotReadyError(f"the database failed ({reason(error)}): call again")
-    if isinstance(error, DatabaseNotReadyError):
+    if is_unavailable(error):
+        error = _cause(heartbeat, error)
+    if is_a(error, DatabaseNotReadyError) or is_a(error, DatabaseBusyError):
         detail = redact(str(error), heartbeat.secrets())
         log.error("the heartbeat cannot work: %s", detail)
         return _unavailable(detail)
     # Not as exc_info: a traceback's own text may hold a secret.
-    told = describe_error(error, heartbeat.secrets())
-    log.error("the heartbeat failed\n%s", told["error_backtrace"])
-    detail = f"an unexpected {told['error_type']}: the application's log says more"
+    details = describe_error(error, heartbeat.secrets())
+    log.error("the heartbeat failed\n%s", details["error_backtrace"])
+    detail = f"an unexpected {details['error_type']}: the application's log says more"
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
+
+
+def _cause(heartbeat: Heartbeat, error: Exception) -> Exception:
+    """Return why the database cannot be used, with what to do, as far as that can be found out."""
+    try:
+        if not is_silent(error):
+            require_current(heartbeat.engine)
+    except DatabaseNotReadyError as cause:
+        return cause
+    except DBAPIError as cause:
+        error = cause
+    said = reason(error) if isinstance(error, DBAPIError) else str(error)
+    return DatabaseNotReadyError(f"the database failed ({said}): call again")
 
 
 def _unavailable(detail: str) -> Response:

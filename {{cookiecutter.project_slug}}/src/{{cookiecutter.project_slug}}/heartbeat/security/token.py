@@ -4,13 +4,20 @@ A line of a file is a secret, and after a space the name it goes by in the histo
 """
 
 import hmac
-from collections.abc import Sequence
+import logging
+import stat
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
 # A header reaches us as text in which each byte is one character (PEP 3333).
 _HEADER_ENCODING = "latin-1"
+# A file that does not end with a line end is complete if it was not changed for these seconds.
+SETTLE_SECONDS = 3.0
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +35,21 @@ class Token:
 
 @dataclass
 class Tokens:
-    """The tokens of one role that are valid now. The file is read again when it has changed."""
+    """The tokens of one role that are valid now. The file is read again when it has changed.
+
+    weakness: returns why a secret must not be used, or None. While the file is invalid, `problem`
+    names the reason, and the tokens that were read last stay valid.
+    """
 
     value: str | None = field(default=None, repr=False)
     file: Path | None = None
+    weakness: Callable[[str], str | None] = lambda _secret: None
+    problem: str = field(default="", init=False)
     # What the file was when it was read, and its tokens: one value, since threads share it.
     _read: tuple[tuple[int, ...], Sequence[Token]] = field(default=((), ()), repr=False)
 
     def all(self) -> list[Token]:
-        """Return all valid tokens. A file that is missing or cannot be read counts as empty."""
+        """Return all valid tokens. A file that is missing counts as empty."""
         return [*([Token(self.value)] if self.value else []), *self._from_file()]
 
     def match(self, presented: str) -> Token | None:
@@ -51,21 +64,49 @@ class Tokens:
     def _from_file(self) -> Sequence[Token]:
         if self.file is None:
             return ()
+        problem = ""
         try:
             status = self.file.stat()
             mark = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-            read = self._read
-            if read[0] != mark:
-                # Kept only if it could be read: what is in the way now may soon be gone.
-                self._read = read = mark, tokens_in(self.file.read_text("utf-8-sig"))
-        except (OSError, ValueError):
-            return ()
-        return read[1]
+            if self._read[0] != mark:
+                text = _read_regular(self.file)
+                # Without its last line end, the file may be in the middle of being written.
+                if text.endswith("\n") or time.time() - status.st_mtime > SETTLE_SECONDS:
+                    self._read = mark, self._checked(text)
+        except (FileNotFoundError, NotADirectoryError):
+            self._read = ((), ())
+        except (OSError, ValueError) as error:
+            problem = str(error)
+        if problem and problem != self.problem:
+            log.error("%s: %s: the tokens that were read last stay valid", self.file, problem)
+        self.problem = problem
+        return self._read[1]
+
+    def _checked(self, text: str) -> list[Token]:
+        tokens = tokens_in(text)
+        for token in tokens:
+            if reason := self.weakness(token.secret):
+                raise ValueError(f"the token {token.fingerprint} {reason}")
+        return tokens
+
+
+def _read_regular(file: Path) -> str:
+    """Return the text of a regular file. Raises OSError, or ValueError with the reason."""
+    # Reading a FIFO would wait for a writer.
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("is not a regular file")
+    try:
+        return file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not UTF-8") from error
 
 
 def read_tokens(file: Path) -> Sequence[Token]:
-    """Return the tokens of a file; none if it is missing, cannot be read or is no text."""
-    return Tokens(file=file).all()
+    """Return the tokens of a file; none if it is missing or cannot be read as text."""
+    try:
+        return tokens_in(_read_regular(file))
+    except (OSError, ValueError):
+        return ()
 
 
 def tokens_in(text: str) -> list[Token]:

@@ -8,28 +8,23 @@ from pyramid.exceptions import URLDecodeError
 from pyramid.request import Request
 from pyramid.response import Response
 from pyramid.security import NO_PERMISSION_REQUIRED
-from sqlalchemy import select
 
 from ..core import Heartbeat
-from ..models import DataFlow, DataFlowRun
-from ..redaction import error_of
-from ..runs.beat import BeatReport, run_beat
+from ..members import RUNS, RunSummary, run_members
+from ..models import DataFlowRun
+from ..routes import add_route, is_below
+from ..runs.beat import run_beat
+from ..runs.report import BeatReport
 from ..security.policy import BEAT
 from .preferences import parse_preferences
 from .problems import json_reply, problem
 
+SUMMARY = {*RunSummary.model_fields}
+
 
 def includeme(config: Configurator) -> None:
-    """Add the view. It is guarded by the token, which no cookie can replace: CSRF has no say."""
-    for view, methods in ((beat, ("POST",)), (unknown, ())):
-        config.add_view(
-            view,
-            route_name=f"heartbeat.{view.__name__}",
-            permission=NO_PERMISSION_REQUIRED,
-            require_csrf=False,
-            heartbeat_permission=BEAT,
-            heartbeat_methods=methods,
-        )
+    """Add the route and its view, guarded by the token, which no cookie can replace."""
+    _add(config, beat, "", ("POST",))
     config.add_view_predicate("below_heartbeat", _BelowPath)
     config.add_exception_view(
         malformed,
@@ -37,6 +32,23 @@ def includeme(config: Configurator) -> None:
         below_heartbeat=True,
         heartbeat_permission=BEAT,
         heartbeat_methods=(),
+    )
+
+
+def include_unknown(config: Configurator) -> None:
+    """Add what answers to all else below the path: the last one of the engine's routes."""
+    _add(config, unknown, "/*rest", ())
+
+
+def _add(config: Configurator, view: Any, pattern: str, methods: tuple[str, ...]) -> None:
+    add_route(config, view.__name__, pattern)
+    config.add_view(
+        view,
+        route_name=f"heartbeat.{view.__name__}",
+        permission=NO_PERMISSION_REQUIRED,
+        require_csrf=False,
+        heartbeat_permission=BEAT,
+        heartbeat_methods=methods,
     )
 
 
@@ -52,17 +64,16 @@ class _BelowPath:
     phash = text
 
     def __call__(self, _context: object, request: Request) -> bool:
-        path: str = request.heartbeat.settings.path
-        return str(request.environ.get("PATH_INFO", "")).startswith(path)
+        return is_below(request)
 
 
 def malformed(_error: URLDecodeError, _request: Request) -> Response:
-    """Refuse a path that is no text, for which Pyramid has no answer of its own."""
+    """Refuse a path that is not UTF-8, for which Pyramid has no view of its own."""
     return problem(HTTPStatus.BAD_REQUEST, "the path is not UTF-8")
 
 
 def unknown(_request: Request) -> Response:
-    """Say that there is nothing at this place, to whom may know."""
+    """Answer authorised callers that nothing is at this path."""
     return problem(HTTPStatus.NOT_FOUND, "there is no such resource")
 
 
@@ -95,14 +106,6 @@ def reply(report: BeatReport) -> dict[str, Any]:
 
 def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[dict[str, Any]]:
     """Return what became of this beat's runs, by now."""
-    flows_runs = select(DataFlowRun, DataFlow.name).join(DataFlowRun.data_flow)
-    mine = flows_runs.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id)
     with heartbeat.session() as session:
-        return [members(run, flow) for run, flow in session.execute(mine)]
-
-
-def members(run: DataFlowRun, flow: str) -> dict[str, Any]:
-    """Return the members that tell of a run."""
-    told = ("status", "scheduled_for", "started_at", "ended_at", "duration")
-    row = {name: getattr(run, name) for name in told}
-    return {"id": run.id, "flow": flow, **row, "error": error_of(run.error_type, run.error_message)}
+        rows = session.execute(RUNS.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id))
+        return [run_members(row).model_dump(include=SUMMARY) for row in rows]

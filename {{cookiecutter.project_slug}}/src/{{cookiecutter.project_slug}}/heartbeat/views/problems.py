@@ -1,12 +1,13 @@
 """Errors as `application/problem+json` (RFC 9457), with the short reason in `error`."""
 
 import json
-from datetime import datetime
 from http import HTTPStatus
 from typing import Any
 
 from pyramid.httpexceptions import status_map
 from pyramid.response import Response
+
+from ..models.stored import show
 
 
 def problem(
@@ -22,7 +23,7 @@ def problem(
 def json_reply(
     status: HTTPStatus, body: dict[str, Any], headers: dict[str, str] | None = None
 ) -> Response:
-    """Return a JSON response that nobody keeps. Its times are ISO 8601."""
+    """Return a JSON response that no cache stores. Its times are ISO 8601."""
     every = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
-    text = json.dumps(body, default=datetime.isoformat)
+    text = json.dumps(body, default=show) + "\n"
     return Response(text.encode(), status.value, [*every.items()])

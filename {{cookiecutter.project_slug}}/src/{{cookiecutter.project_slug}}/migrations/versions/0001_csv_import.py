@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("row_count", sa.Integer(), nullable=False),
         sa.Column("imported_at", TIME, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_csv_files"),
-        sa.UniqueConstraint("sha256", name="uq_csv_files_sha256"),
+        sa.UniqueConstraint("sha256", name="uq_csv_files_sha256"),{{ cookiecutter.__unicode_table }}
     )
     op.create_table(
         "csv_records",
@@ -38,7 +38,7 @@ def upgrade() -> None:
             ["csv_files.id"],
             name="fk_csv_records_file_id_csv_files",
             ondelete="CASCADE",
-        ),
+        ),{{ cookiecutter.__unicode_table }}
     )
     op.create_index("ix_csv_records_file_id", "csv_records", ["file_id"])
 

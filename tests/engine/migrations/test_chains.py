@@ -1,0 +1,218 @@
+"""The two chains of migrations: the engine's, with its own version table, and yours."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from click.testing import CliRunner, Result
+from sqlalchemy import Engine, inspect, make_url, text
+
+from data_flows.heartbeat import migrations
+from data_flows.heartbeat.cli import main as heartbeat_command
+from data_flows.heartbeat.db import Limits, make_engine
+from data_flows.heartbeat.errors import DatabaseNotReadyError
+from data_flows.heartbeat.migrations.server import create_database
+from data_flows.models import Base
+
+INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the folder
+OURS = {"data_flows", "data_flow_runs", "data_flow_beats"}
+
+
+@pytest.fixture
+def engine(fresh_database_url: str) -> Iterator[Engine]:
+    """Create an empty database and connect to it."""
+    engine = make_engine(make_url(fresh_database_url), limits=Limits(write_lock=10))
+    create_database(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def migrate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Result]:
+    """Call `heartbeat migrate` for the fresh database."""
+    url = engine.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("DATABASE_URL", url)
+    return lambda: CliRunner().invoke(heartbeat_command, ["migrate", "-c", INI_FILE])
+
+
+def go_down(engine: Engine) -> None:
+    """Take the engine's tables away, with all their rows."""
+    with engine.begin() as connection:
+        command.downgrade(migrations.config_for(connection), "base")
+
+
+def tables(engine: Engine) -> set[str]:
+    return set(inspect(engine).get_table_names())
+
+
+def shape(engine: Engine) -> dict[str, object]:
+    """Describe the engine's tables as the database has them."""
+    found = inspect(engine)
+    return {
+        table: [
+            [(str(column["name"]), str(column["type"])) for column in found.get_columns(table)],
+            sorted(str(index["name"]) for index in found.get_indexes(table)),
+            sorted(str(unique["name"]) for unique in found.get_unique_constraints(table)),
+            sorted(str(check["name"]) for check in found.get_check_constraints(table)),
+        ]
+        for table in sorted(OURS)
+    }
+
+
+def set_revision(engine: Engine, revision: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("UPDATE data_flow_version SET version_num = :revision"), {"revision": revision}
+        )
+
+
+# ---------------------------------------------------------------------------------------------
+# The engine's chain
+
+
+def test_the_chain_goes_up_down_and_up_again(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    first = shape(engine)
+    go_down(engine)
+    between = tables(engine)
+    migrations.upgrade(engine)
+
+    assert between & OURS == set()
+    assert shape(engine) == first
+
+
+def test_going_up_twice_changes_nothing(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    first = shape(engine)
+
+    migrations.upgrade(engine)
+
+    assert shape(engine) == first
+    migrations.require_current(engine)
+
+
+def test_the_models_are_what_the_migrations_make(engine: Engine) -> None:
+    migrations.upgrade(engine)
+
+    with engine.connect() as connection:
+        command.check(migrations.config_for(connection))
+
+
+def test_going_down_leaves_the_tables_that_are_yours(
+    engine: Engine, migrate: Callable[[], Result]
+) -> None:
+    assert migrate().exit_code == 0
+
+    go_down(engine)
+
+    assert tables(engine) & OURS == set()
+    assert tables(engine) >= {*Base.metadata.tables, "alembic_version"}
+
+
+# ---------------------------------------------------------------------------------------------
+# What revision is enough
+
+
+def test_an_empty_database_is_not_ready_and_the_error_says_how_to_mend_it(engine: Engine) -> None:
+    with pytest.raises(
+        DatabaseNotReadyError, match=r"(no such file|no heartbeat tables yet).*heartbeat migrate"
+    ):
+        migrations.require_current(engine)
+
+
+def test_a_database_after_going_down_is_not_ready(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    go_down(engine)
+
+    with pytest.raises(DatabaseNotReadyError, match="heartbeat migrate"):
+        migrations.require_current(engine)
+
+
+def test_the_head_is_ready(engine: Engine) -> None:
+    migrations.upgrade(engine)
+
+    migrations.require_current(engine)
+
+
+def test_a_newer_engines_revision_is_ready_too(engine: Engine) -> None:
+    migrations.upgrade(engine)
+    set_revision(engine, "9999")
+
+    assert migrations.require_current(engine) == "9999"
+
+
+def test_a_newer_engines_revision_is_left_alone_by_migrate(
+    engine: Engine, migrate: Callable[[], Result]
+) -> None:
+    assert migrate().exit_code == 0
+    set_revision(engine, "9999")
+
+    result = migrate()
+
+    assert (result.exit_code, result.exception) == (0, None)
+    with engine.connect() as connection:
+        revision = connection.scalar(text("SELECT version_num FROM data_flow_version"))
+    assert revision == "9999"
+
+
+# ---------------------------------------------------------------------------------------------
+# Both chains
+
+
+def test_migrate_twice_says_twice_that_all_is_up_to_date(
+    engine: Engine, migrate: Callable[[], Result]
+) -> None:
+    first, second = migrate(), migrate()
+
+    for result in (first, second):
+        assert result.exit_code == 0, result.output
+        assert "the heartbeat's tables are up to date" in result.output
+        assert "your tables are up to date" in result.output
+    assert tables(engine) == {
+        *OURS,
+        *Base.metadata.tables,
+        "data_flow_version",
+        "alembic_version",
+    }
+
+
+def test_each_chain_has_a_version_table_of_its_own(
+    engine: Engine, migrate: Callable[[], Result]
+) -> None:
+    assert migrate().exit_code == 0
+
+    with engine.connect() as connection:
+        ours = connection.scalars(text("SELECT version_num FROM data_flow_version")).all()
+        yours = connection.scalars(text("SELECT version_num FROM alembic_version")).all()
+    assert len(ours) == 1
+    assert yours == ScriptDirectory.from_config(Config(INI_FILE)).get_heads()
+
+
+@pytest.mark.usefixtures("engine")
+def test_your_chain_finds_no_difference(migrate: Callable[[], Result]) -> None:
+    assert migrate().exit_code == 0
+
+    command.check(Config(INI_FILE))
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_revision_made_from_your_models_has_nothing_of_the_engine(
+    migrate: Callable[[], Result], tmp_path: Path
+) -> None:
+    assert migrate().exit_code == 0
+    config = Config(INI_FILE)
+    own = Path(str(config.get_main_option("script_location")).partition(":")[2])
+    assert own.name == "migrations"
+    versions = Path(migrations.__file__).parents[2] / "migrations" / "versions"
+    config.set_main_option("version_locations", os.pathsep.join([str(versions), str(tmp_path)]))
+
+    command.revision(config, "nothing", autogenerate=True, version_path=str(tmp_path))
+
+    (made,) = tmp_path.glob("*nothing.py")
+    source = made.read_text()
+    assert "op." not in source
+    assert "data_flow" not in source

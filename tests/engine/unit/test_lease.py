@@ -1,0 +1,133 @@
+"""Renewing: who gets a whole lease again, and who not."""
+
+import time
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import event, select
+from sqlalchemy.orm import Session
+
+from data_flows.heartbeat import Heartbeat
+from data_flows.heartbeat.models import DataFlowRun
+from data_flows.heartbeat.runs.lease import lease_renewed, renew
+
+from ..conftest import FakeClock, MakeApp, heartbeat_of
+from ..factories import NOON, claimed_run, data_flow, data_flow_run
+
+LEASE = timedelta(minutes=5)
+SECONDS = 60
+
+
+@pytest.fixture
+def heartbeat(make_app: MakeApp) -> Heartbeat:
+    """Make the heartbeat of an application without flows."""
+    return heartbeat_of(make_app(**{"heartbeat.lease": "5m"}))
+
+
+def store(dbsession: Session, **statuses: str) -> dict[str, DataFlowRun]:
+    """Store a run for each name, claimed under that name, with a lease until noon."""
+    runs = {
+        name: data_flow_run(
+            data_flow=data_flow(name=name),
+            status=status,
+            claim_id=name,
+            started_at=NOON,
+            lease_expires_at=NOON,
+        )
+        for name, status in statuses.items()
+    }
+    dbsession.add_all(runs.values())
+    dbsession.commit()
+    return runs
+
+
+def renewed(dbsession: Session) -> list[str]:
+    """Return the claims of the runs whose lease is whole again."""
+    dbsession.rollback()
+    statement = select(DataFlowRun.claim_id).where(DataFlowRun.lease_expires_at == NOON + LEASE)
+    return sorted(claim or "" for claim in dbsession.scalars(statement))
+
+
+def wait_until_renewed(dbsession: Session) -> None:
+    """Wait until the keeper has renewed a lease."""
+    deadline = time.monotonic() + SECONDS
+    while not renewed(dbsession):
+        assert time.monotonic() < deadline, "the lease was never renewed"
+        time.sleep(0.05)
+
+
+def test_only_what_is_in_progress_under_our_claim_is_renewed(
+    heartbeat: Heartbeat, dbsession: Session
+) -> None:
+    runs = store(dbsession, ours="in_progress", ended="success", theirs="in_progress")
+    claims = {name: runs[name].id for name in ("ours", "ended")} | {"lost claim": runs["theirs"].id}
+
+    assert renew(heartbeat, claims) == 0
+
+    assert renewed(dbsession) == ["ours"]
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_renewing_costs_the_same_for_one_run_and_for_eight(
+    heartbeat: Heartbeat, dbsession: Session, count: int
+) -> None:
+    runs = store(dbsession, **{f"run {number}": "in_progress" for number in range(count)})
+    claims = {name: run.id for name, run in runs.items()}
+    dbsession.commit()
+    statements: list[str] = []
+    event.listen(
+        heartbeat.engine,
+        "before_cursor_execute",
+        lambda _connection, _cursor, statement, *_: statements.append(statement.split()[0]),
+    )
+
+    assert renew(heartbeat, claims) == 0
+
+    assert [word for word in statements if word not in {"BEGIN", "SET"}] == ["SELECT", "UPDATE"]
+
+
+def test_a_run_that_ends_takes_no_lease_but_its_own(heartbeat: Heartbeat) -> None:
+    # On a SQLite database of an old version, the id of a run that was deleted is given again.
+    with lease_renewed(heartbeat, claimed_run(id=1, claim_id="still at work")):
+        with lease_renewed(heartbeat, claimed_run(id=1, claim_id="deleted meanwhile")):
+            pass
+
+        assert heartbeat.leases.claims == {"still at work": 1}
+
+
+def test_a_lease_is_renewed_once_a_third_has_passed_and_no_longer_than_its_run_lives(
+    heartbeat: Heartbeat, dbsession: Session, clock: FakeClock
+) -> None:
+    run = store(dbsession, ours="in_progress")["ours"]
+    dbsession.refresh(run)
+    dbsession.commit()
+    clock.time = NOON - timedelta(seconds=100)
+    with lease_renewed(heartbeat, claimed_run(id=run.id)):
+        clock.advance(100)
+        wait_until_renewed(dbsession)
+
+    assert heartbeat.leases.claims == {}
+
+
+def test_a_renewal_that_could_not_be_written_is_tried_again(
+    heartbeat: Heartbeat,
+    dbsession: Session,
+    clock: FakeClock,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    run = store(dbsession, ours="in_progress")["ours"]
+    dbsession.refresh(run)
+    dbsession.commit()
+    failures = iter([RuntimeError("the database is away"), RuntimeError("still away")])
+
+    def fail(*_ignored: object) -> None:
+        if (error := next(failures, None)) is not None:
+            raise error
+
+    event.listen(heartbeat.engine, "before_cursor_execute", fail)
+    clock.time = NOON - timedelta(seconds=100)
+    with lease_renewed(heartbeat, claimed_run(id=run.id)):
+        clock.advance(100)
+        wait_until_renewed(dbsession)
+
+    assert caplog.text.count("could not be renewed") == 2

@@ -1,0 +1,229 @@
+"""The local executor: never more runs at once than workers, and none that is lost."""
+
+import threading
+import time
+
+import pytest
+
+from data_flows.heartbeat.executors import local
+from data_flows.heartbeat.executors.local import LocalExecutor
+from data_flows.heartbeat.runs.run import ClaimedRun
+
+from ..factories import claimed_run
+
+SECONDS = 10
+
+
+def free(executor: LocalExecutor) -> int:
+    with executor.free_workers() as workers:
+        return workers.free
+
+
+def start_one(executor: LocalExecutor, gate: threading.Event) -> None:
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(lambda _run: (gate.wait(SECONDS), None)[1], claimed_run())
+
+
+def test_a_worker_is_taken_while_its_run_lasts() -> None:
+    executor, gate = LocalExecutor(2), threading.Event()
+    start_one(executor, gate)
+    during, freed = free(executor), executor.freed
+
+    gate.set()
+    executor.wait_until_freed(freed, SECONDS)
+
+    assert (during, free(executor)) == (1, 2)
+
+
+def test_a_run_that_raises_gives_its_worker_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    raised = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _arguments: raised.set())
+    executor = LocalExecutor(1)
+
+    def fail(_run: ClaimedRun) -> None:
+        raise ValueError
+
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(fail, claimed_run())
+    executor.wait_until_freed(0, SECONDS)
+
+    assert free(executor) == 1
+    assert raised.wait(SECONDS)
+
+
+def test_a_claim_that_fails_takes_no_worker() -> None:
+    executor = LocalExecutor(2)
+
+    def claim() -> None:
+        with executor.free_workers():
+            raise ValueError("no database")
+
+    with pytest.raises(ValueError, match="no database"):
+        claim()
+
+    assert free(executor) == 2
+
+
+def test_one_claim_at_a_time_gets_a_free_worker_and_keeps_nobody_waiting() -> None:
+    executor = LocalExecutor(1)
+
+    with executor.free_workers() as workers:
+        during = free(executor)
+        freed = executor.freed
+
+    assert (workers.free, during, free(executor)) == (1, 0, 1)
+    # What another claim has left is noticed by those that wait for a worker.
+    executor.wait_until_freed(freed, threading.TIMEOUT_MAX)
+
+
+def test_a_worker_that_another_claim_gives_back_is_waited_for() -> None:
+    executor, reserved, seen = LocalExecutor(1), threading.Event(), list[int]()
+
+    def ask() -> None:
+        reserved.set()
+        with executor.free_workers(wait=SECONDS) as workers:
+            seen.append(workers.free)
+
+    with executor.free_workers():
+        second = threading.Thread(target=ask)
+        second.start()
+        assert reserved.wait(SECONDS)
+    second.join(SECONDS)
+
+    assert seen == [1]
+
+
+def test_waiting_ends_when_its_time_is_up() -> None:
+    executor = LocalExecutor(1)
+    began = time.monotonic()
+
+    executor.wait_until_freed(executor.freed, 0.01)
+
+    assert time.monotonic() - began < SECONDS
+
+
+def test_what_was_freed_before_the_wait_began_is_not_missed() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    before = executor.freed
+    start_one(executor, gate)
+    gate.set()
+    executor.wait_until_freed(before, SECONDS)
+
+    executor.wait_until_freed(before, threading.TIMEOUT_MAX)
+
+    assert executor.freed == before + 1
+
+
+def test_the_workers_of_runs_that_end_together_are_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "GATHER", float(SECONDS))
+    executor, gates = LocalExecutor(3), [threading.Event() for _ in range(3)]
+    for gate in gates:
+        start_one(executor, gate)
+    seen, freed = list[int](), executor.freed
+
+    def wait() -> None:
+        executor.wait_until_freed(freed, threading.TIMEOUT_MAX)
+        seen.append(free(executor))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    gates[0].set()
+    waiting.join(0.3)
+    assert waiting.is_alive()
+    for gate in gates:
+        gate.set()
+    waiting.join(SECONDS)
+
+    assert seen == [3]
+
+
+def thread_of_a_run(executor: LocalExecutor) -> threading.Thread:
+    """Run something and return the thread that it had."""
+    threads, freed = list[threading.Thread](), executor.freed
+    with executor.free_workers() as workers:
+        workers.taken = 1
+    executor.start(lambda _run: threads.append(threading.current_thread()), claimed_run())
+    executor.wait_until_freed(freed, SECONDS)
+    return threads[0]
+
+
+def test_runs_do_not_keep_a_process_from_ending() -> None:
+    assert thread_of_a_run(LocalExecutor(1)).daemon
+
+
+def test_runs_that_follow_each_other_share_a_thread_which_ends_when_none_comes() -> None:
+    executor = LocalExecutor(1)
+
+    thread = thread_of_a_run(executor)
+    assert thread_of_a_run(executor) is thread
+    thread.join(SECONDS)
+
+    assert not thread.is_alive()
+
+
+def test_a_stopped_executor_has_no_free_worker_and_tells_what_is_at_work() -> None:
+    executor, gate = LocalExecutor(2), threading.Event()
+    start_one(executor, gate)
+
+    [run] = executor.stop()
+
+    assert (run.id, free(executor)) == (1, 0)
+    assert (executor.stopped, executor.abandoned) == (True, False)
+    gate.set()
+    executor.wait_until_idle(SECONDS)
+    assert executor.stop(abandon=True) == []
+    assert (free(executor), executor.abandoned) == (0, False)
+
+
+def test_who_waits_for_a_worker_is_woken_when_there_is_none_to_come() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    start_one(executor, gate)
+
+    for abandon in (False, True):
+        freed = executor.freed
+        waiting = threading.Thread(
+            target=executor.wait_until_freed, args=(freed, threading.TIMEOUT_MAX), daemon=True
+        )
+        waiting.start()
+        executor.stop(abandon=abandon)
+        waiting.join(SECONDS)
+        assert not waiting.is_alive()
+
+    assert executor.abandoned
+    gate.set()
+
+
+def test_a_claim_that_began_before_the_stop_is_waited_for() -> None:
+    executor, gate, claiming = LocalExecutor(1), threading.Event(), threading.Event()
+    ended: list[bool] = []
+
+    def claim() -> None:
+        with executor.free_workers() as workers:
+            claiming.set()
+            gate.wait(SECONDS)
+            workers.taken = workers.free
+        executor.start(lambda _run: ended.append(True), claimed_run())
+
+    threading.Thread(target=claim, daemon=True).start()
+    assert claiming.wait(SECONDS)
+    executor.stop()
+    threading.Timer(0.1, gate.set).start()
+    executor.wait_until_idle(SECONDS)
+
+    assert ended == [True]
+
+
+def test_waiting_for_runs_that_do_not_end_is_over_when_its_time_is_up() -> None:
+    executor, gate = LocalExecutor(1), threading.Event()
+    start_one(executor, gate)
+    executor.stop()
+
+    executor.wait_until_idle(0.01)
+
+    [run] = executor.stop(abandon=True)
+    assert (run.id, executor.abandoned) == (1, True)
+    gate.set()

@@ -1,0 +1,37 @@
+"""What is shown in terminals and log lines cannot steer them."""
+
+import logging
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from data_flows.heartbeat.printing import LineFormatter, printable
+from data_flows.heartbeat.registry import FlowName
+
+CHARACTERS = ["\x1b", "\x07", "\r", "\x7f", "\x9b", "\u202e", "\u200b", "\ufeff", "\xad"]
+CHARACTERS += ["\u2028", "\u2066", "\U000e0041"]
+
+
+@pytest.mark.parametrize("char", [*CHARACTERS, "\n", "\0", "\ud800"], ids=ascii)
+def test_control_and_format_characters_are_escaped(char: str) -> None:
+    assert printable(f"a{char}b") == f"a{char.encode('unicode_escape').decode()}b"
+
+
+@pytest.mark.parametrize("text", ["", "Käuzchen 🦉", "名前\u3000\xa0", "a\\b"])
+def test_other_text_stays_as_it_is(text: str) -> None:
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("char", CHARACTERS, ids=ascii)
+def test_a_flow_has_no_such_character_in_its_name(char: str) -> None:
+    for name in (f"a{char}b", f"{char}b", f"a{char}"):
+        with pytest.raises(ValidationError):
+            TypeAdapter(FlowName).validate_python(name)
+
+
+def test_no_message_of_a_log_begins_a_line_or_steers_the_terminal() -> None:
+    record = logging.makeLogRecord({"msg": "failed: %s", "args": ("\x1b[2J\nINFO all is well",)})
+
+    line = LineFormatter("%(levelname)s %(message)s").format(record)
+
+    assert line == "Level None failed: \\x1b[2J\n    INFO all is well"

@@ -1,0 +1,32 @@
+"""The shape of errors: problem+json, as RFC 9457 has it."""
+
+import json
+from http import HTTPStatus
+
+from data_flows.heartbeat.views.problems import json_reply, problem
+
+
+def test_a_problem_has_the_standard_members_and_the_short_reason() -> None:
+    response = problem(HTTPStatus.CONFLICT, "a run is under way", {"Retry-After": "3"}, run=7)
+
+    assert response.status_int == 409
+    assert response.headers["Content-Type"] == "application/problem+json"
+    assert response.headers["Retry-After"] == "3"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert json.loads(response.body) == {
+        "type": "about:blank",
+        "title": "Conflict",
+        "status": 409,
+        "error": "Conflict",
+        "detail": "a run is under way",
+        "run": 7,
+    }
+
+
+def test_a_reply_is_json_that_nobody_keeps() -> None:
+    response = json_reply(HTTPStatus.ACCEPTED, {"name": "Käuzchen"})
+
+    assert response.status_int == 202
+    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Cache-Control"] == "no-store"
+    assert json.loads(response.body) == {"name": "Käuzchen"}

@@ -1,0 +1,300 @@
+"""What is wrong with settings, told at start: all of it, with a way out, and never a secret."""
+
+import logging
+import traceback
+from pathlib import Path
+
+import pytest
+from pyramid.config import Configurator
+
+from data_flows.heartbeat.errors import SettingsError
+from data_flows.heartbeat.settings import Settings, read_settings, weakness
+
+GOOD = "NYhkJ2u2dCqZMnyTL8xIFw"
+OTHER = "0d2vXGJEU6SWYxkqm3o5bA"
+SECRET = "hunter2-geheim-hunter2"  # noqa: S105 - what must not show
+
+
+def faults_of(**ini: str) -> list[str]:
+    """Return the faults of settings, which are given without their prefix."""
+    with pytest.raises(SettingsError) as raised:
+        Settings.read({f"heartbeat.{name}": value for name, value in ini.items()}, {})
+    faults = str(raised.value).splitlines()
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    return faults
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("path", ""),
+        ("path", "/"),
+        ("path", "heartbeat"),
+        ("path", "/heartbeat/"),
+        ("path", "//heartbeat"),
+        ("path", "/a/../b"),
+        ("path", "/."),
+        ("path", "/{rest}"),
+        ("path", "/*rest"),
+        ("path", "/a?b"),
+        ("path", "/schl\u00fcssel"),
+        ("path", "/a\n"),
+        ("require_token", "perhaps"),
+        ("require_token", ""),
+        ("allowed_ips", ""),
+        ("allowed_ips", " , "),
+        ("allowed_ips", "10.0.0.1/8"),
+        ("allowed_ips", "example.org"),
+        ("trusted_proxies", ""),
+        ("trusted_proxies", "*"),
+        ("workers", "0"),
+        ("workers", "four"),
+        ("workers", "4.5"),
+        ("workers", ""),
+        ("wait", "-1"),
+        ("wait", "soon"),
+        ("wait", "25 s s"),
+        ("wait", "2h"),
+        ("lease", "0"),
+        ("lease", "2s"),
+        ("shutdown_grace", "x"),
+        ("executor", "threads"),
+        ("batch_size", "0"),
+        ("redeliver_after", "0"),
+        ("catch_up_limit", "-1"),
+        ("expected_every", "0"),
+        ("keep_days", "0"),
+        ("keep_runs", "none"),
+        ("ping_url", "hc-ping.com"),
+        ("ping_url", "file:///etc/passwd"),
+        ("allow_get", "2"),
+    ],
+)
+def test_a_single_fault_names_setting_value_and_a_valid_example(name: str, value: str) -> None:
+    (fault,) = faults_of(**{name: value})
+
+    assert fault.strip().startswith(f"heartbeat.{name} is {value!r}: ")
+    _, _, example = fault.partition("valid is, for example, ")
+    assert example
+    Settings.read({f"heartbeat.{name}": example}, {})  # the example is valid indeed
+
+
+@pytest.mark.parametrize("name", ["token", "operator_token"])
+@pytest.mark.parametrize("value", [f"{SECRET} and more", f"{SECRET}\u00fc", f"{SECRET}\0"])
+def test_a_secret_that_fits_no_header_is_a_fault_without_its_value(name: str, value: str) -> None:
+    (fault,) = faults_of(**{name: value})
+
+    assert fault.strip().startswith(f"heartbeat.{name} is (not shown): ")
+    assert "openssl rand" in fault
+
+
+def test_the_password_of_a_url_is_not_told() -> None:
+    (fault,) = faults_of(ping_url=f"ftp://joe:{SECRET}@example.org/x")
+
+    assert "heartbeat.ping_url is 'ftp://***@example.org/x'" in fault
+
+
+def test_a_long_value_is_told_in_short() -> None:
+    (fault,) = faults_of(workers="9" * 5_000)
+
+    assert len(fault) < 600
+
+
+def test_ten_faults_are_told_together() -> None:
+    faults = faults_of(
+        path="/",
+        token=f"{SECRET}\0",
+        operator_token=f"{SECRET} {SECRET}",
+        allowed_ips="",
+        trusted_proxies="proxy",
+        workers="0",
+        wait="soon",
+        lease="1s",
+        keep_day="3",
+        ping_url="nowhere",
+        allow_get="maybe",
+    )
+
+    told = "\n".join(faults)
+    assert len(faults) == 11
+    for name in ("path", "token", "operator_token", "allowed_ips", "trusted_proxies", "workers"):
+        assert f"heartbeat.{name} " in told
+    for name in ("wait", "lease", "ping_url", "allow_get"):
+        assert f"heartbeat.{name} is" in told
+    assert "heartbeat.keep_day: there is no such setting; did you mean heartbeat.keep_days?" in told
+
+
+def test_an_application_with_faults_does_not_start_and_tells_those_of_its_database_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    caplog.set_level(logging.DEBUG)
+    settings = {
+        "sqlalchemy.url": f"no url {SECRET}",
+        "heartbeat.workers": "none",
+        "heartbeat.token": f"{SECRET}\0",
+    }
+
+    with pytest.raises(SettingsError) as raised, Configurator(settings=settings) as config:
+        config.include("data_flows.heartbeat")
+
+    for word in ("heartbeat.workers is 'none'", "heartbeat.token is (not shown)", "DATABASE_URL"):
+        assert word in str(raised.value)
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+    assert SECRET not in caplog.text
+
+
+def test_a_fault_of_the_database_alone_is_told_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+
+    with pytest.raises(SettingsError, match=r"^no database: set sqlalchemy\.url") as raised:
+        read_settings({})
+
+    assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("worker", "workers"),
+        ("tokenfile", "token_file"),
+        ("alowed_ips", "allowed_ips"),
+        ("keep-days", "keep_days"),
+        ("require_tokens", "require_token"),
+    ],
+)
+def test_an_unknown_key_is_told_with_the_nearest_known_one(key: str, near: str) -> None:
+    (fault,) = faults_of(**{key: SECRET})
+
+    assert fault.strip() == (
+        f"heartbeat.{key}: there is no such setting; did you mean heartbeat.{near}?"
+    )
+
+
+def test_an_unknown_key_that_is_near_to_none_is_told_alone() -> None:
+    (fault,) = faults_of(qqq=SECRET)
+
+    assert fault.strip() == "heartbeat.qqq: there is no such setting"
+
+
+def test_the_environment_wins_over_the_file_and_unknown_variables_are_ignored() -> None:
+    environment = {
+        "HEARTBEAT_WORKERS": "7",
+        "HEARTBEAT_ALLOW_GET": "true",
+        "HEARTBEAT_SERVICE_HOST": "10.0.0.1",  # as Kubernetes makes them
+        "HEARTBEAT_PORT_6543_TCP_ADDR": "10.0.0.1",
+        "HEARTBEAT_": "x",
+        "heartbeat_wait": "1",
+        "HEARTBEAT.WAIT": "1",
+    }
+
+    settings = Settings.read({"heartbeat.workers": "no number", "heartbeat.wait": "9"}, environment)
+
+    assert (settings.workers, settings.wait, settings.allow_get) == (7, 9, True)
+
+
+def test_a_fault_of_the_environment_names_the_setting() -> None:
+    with pytest.raises(SettingsError, match=r"heartbeat\.workers is 'x'"):
+        Settings.read({"heartbeat.workers": "4"}, {"HEARTBEAT_WORKERS": "x"})
+
+
+def test_database_url_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://joe@db/app")
+
+    _, url = read_settings({"sqlalchemy.url": "sqlite:///app.sqlite"})
+
+    assert str(url) == "postgresql+psycopg://joe@db/app"
+
+
+def test_space_around_a_token_is_no_part_of_it_and_space_alone_is_none() -> None:
+    settings = Settings.read({"heartbeat.operator_token": " \n"}, {"HEARTBEAT_TOKEN": f" {GOOD}\n"})
+
+    assert settings.token is not None
+    assert settings.token.get_secret_value() == GOOD
+    assert settings.operator_token is None
+
+
+# ---------------------------------------------------------------------------------------------
+# Secrets that anybody could guess
+
+
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "secret",
+        "changeme",
+        "CHANGE-ME",
+        "your-token-here-1234",
+        "<your_token>",
+        "***token***",
+        "undefined",
+        "x" * 40,
+        "abab" * 10,
+        "short",
+        "fifteen-letters",
+        "your-secret-2026",
+    ],
+)
+@pytest.mark.parametrize("role", ["", "operator_"])
+def test_a_secret_that_can_be_guessed_is_refused_outside_of_development(
+    tmp_path: Path, role: str, secret: str
+) -> None:
+    file = tmp_path / "a.token"
+    file.write_text(f"{GOOD}\n{secret} cron\n")
+
+    for given in ({f"{role}token": secret}, {f"{role}token_file": str(file)}):
+        (fault,) = faults_of(**given)
+        (name,) = given
+        assert f"heartbeat.{name} (not shown) is" in fault
+        assert "openssl rand -hex 32" in fault
+        assert f"'{secret}'" not in fault
+        development = {"pyramid.reload_templates": "true", f"heartbeat.{name}": given[name]}
+        Settings.read(development, {})
+
+
+@pytest.mark.parametrize("secret", [GOOD, OTHER, "0123456789abcdef", "d41d8cd98f00b204e9800998"])
+def test_a_secret_that_cannot_be_guessed_is_taken(secret: str) -> None:
+    assert weakness(secret) is None
+
+
+def test_one_secret_for_both_roles_is_a_fault_wherever_it_stands(tmp_path: Path) -> None:
+    file = tmp_path / "a.token"
+    file.write_text(f"{OTHER}\n{GOOD} cron\n")
+    sources = ({"token": GOOD}, {"token_file": str(file)})
+
+    for beat in sources:
+        for operator in sources:
+            given = {**beat, **{f"operator_{name}": value for name, value in operator.items()}}
+            faults = faults_of(**given)
+            assert all("hold the same secret" in fault for fault in faults)
+            assert not any(GOOD in fault or OTHER in fault for fault in faults)
+            for name in given:
+                assert f"heartbeat.{name} " in faults[0]
+            with pytest.raises(SettingsError, match="same secret"):
+                Settings.read(
+                    {"pyramid.reload_templates": "true"}
+                    | {f"heartbeat.{name}": value for name, value in given.items()},
+                    {},
+                )
+
+
+def test_no_secret_is_in_the_text_of_settings() -> None:
+    settings = Settings.read(
+        {
+            "heartbeat.token": GOOD,
+            "heartbeat.operator_token": OTHER,
+            "heartbeat.celery_broker_url": f"redis://joe:{SECRET}@localhost",
+            "heartbeat.ping_url": f"https://joe:{SECRET}@example.org/uuid",
+        },
+        {},
+    )
+
+    for secret in (GOOD, OTHER, SECRET):
+        assert secret not in f"{settings!r} {settings}"
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = Settings.read({}, {})
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.workers = 5

@@ -1,0 +1,177 @@
+"""Closes a connection whose server does not answer in time, so that no thread waits for ever."""
+
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import wraps
+from typing import Any
+from weakref import WeakKeyDictionary, finalize
+
+from sqlalchemy.engine import ExceptionContext
+
+# How often the watch looks, in seconds.
+LOOK_EVERY = 0.25
+
+log = logging.getLogger(__name__)
+_thread_limit = threading.local()
+
+
+class Watch:
+    """The connections of this process that wait for an answer, and until when.
+
+    One thread looks after them. If the system refuses a thread, the next statement asks again.
+    """
+
+    def __init__(self) -> None:
+        # By connection, what closes a duplicate of its descriptor, and that. The driver closes its
+        # own by itself, and the system then gives the same number to another.
+        self._duplicates = WeakKeyDictionary[Any, tuple[Callable[[], object], int]]()
+        self._deadlines: dict[int, float] = {}
+        # By connection that is being set up: the deadline, and the thread. A set-up that fails ends
+        # with its connection.
+        self._set_ups = WeakKeyDictionary[Any, tuple[float, int]]()
+        self._changing = threading.Lock()
+        self._any = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, seconds: float, connection: Any, *_ignored: object) -> None:
+        """Know a connection that was made; limit what its set-up takes, until `set_up_ended`.
+
+        One without a socket is never closed.
+        """
+        own = getattr(connection, "_sock", connection)  # PyMySQL has no public name for it
+        with suppress(AttributeError, OSError):
+            duplicate = os.dup(own.fileno())
+            close = finalize(connection, os.close, duplicate)
+            close.atexit = False
+            self._duplicates[connection] = close, duplicate
+            with self._changing:
+                self._set_ups[connection] = time.monotonic() + seconds, threading.get_ident()
+                self._wake_up()
+
+    def set_up_ended(self, connection: Any, *_ignored: object) -> None:
+        """End the limit of a connection's set-up."""
+        with self._changing:
+            self._set_ups.pop(connection, None)
+
+    def explain(self, context: ExceptionContext) -> None:
+        """Note the reason on an error of a connection that was given up while it was set up."""
+        mine = math.inf, threading.get_ident()
+        with self._changing:
+            given_up = [each for each, set_up in self._set_ups.items() if set_up == mine]
+            for connection in given_up:
+                del self._set_ups[connection]
+        if given_up:
+            context.original_exception.add_note("the database has not answered a new connection")
+
+    def remove(self, connection: Any, *_ignored: object) -> None:
+        """Forget a connection that is about to be closed."""
+        close, _ = self._duplicates.pop(connection, (None, 0))
+        if close is not None:
+            close()
+
+    def descriptor_of(self, connection: Any) -> int | None:
+        """Return the descriptor by which a connection is watched, if it has one."""
+        _, duplicate = self._duplicates.get(connection, (None, None))
+        return duplicate
+
+    def shut_down(self, connection: Any) -> None:
+        """End the work of any thread on a connection, which is unusable afterwards."""
+        if (descriptor := self.descriptor_of(connection)) is not None:
+            _shut_down(descriptor)
+
+    @contextmanager
+    def limit(self, descriptor: int, seconds: float) -> Iterator[None]:
+        """Shut the socket of a descriptor down if the block takes longer than that."""
+        with self._changing:
+            self._deadlines[descriptor] = time.monotonic() + seconds
+            self._wake_up()
+        try:
+            yield
+        except Exception as error:
+            if self._deadlines[descriptor] == math.inf:
+                error.add_note(f"the database has not answered for {seconds:g} s")
+            raise
+        finally:
+            with self._changing:
+                del self._deadlines[descriptor]
+
+    def _wake_up(self) -> None:
+        self._any.set()
+        if self._thread is not None:
+            return
+        self._thread = threading.Thread(target=self._look, name="heartbeat-watch", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._thread = None
+            log.warning("a database that falls silent is not noticed at this moment: %s", error)
+
+    def _look(self) -> None:
+        while True:
+            self._any.wait()
+            time.sleep(LOOK_EVERY)
+            with self._changing:
+                late = self._give_up(time.monotonic())
+            if late:
+                log.error("the database does not answer: closed %d connections", late)
+
+    def _give_up(self, now: float) -> int:
+        """Shut down what waits too long; return how many. The waiting threads get an error now."""
+        late = [each for each, until in self._deadlines.items() if until < now]
+        for descriptor in late:
+            self._deadlines[descriptor] = math.inf  # by this its thread sees the reason
+            _shut_down(descriptor)
+        late_set_ups = [each for each, (until, _) in self._set_ups.items() if until < now]
+        for connection in late_set_ups:
+            self._set_ups[connection] = math.inf, self._set_ups[connection][1]
+            self.shut_down(connection)
+        if not self._deadlines and all(until == math.inf for until, _ in self._set_ups.values()):
+            self._any.clear()
+        return len(late) + len(late_set_ups)
+
+
+def _shut_down(descriptor: int) -> None:
+    with suppress(OSError):
+        its_socket = socket.socket(fileno=descriptor)
+        try:
+            its_socket.shutdown(socket.SHUT_RDWR)
+        finally:
+            its_socket.detach()
+
+
+watch = Watch()
+# A child of a fork has none of the threads.
+os.register_at_fork(after_in_child=watch.__init__)  # type: ignore[misc]
+
+
+@contextmanager
+def answer_within(seconds: float) -> Iterator[None]:
+    """On this thread, wait no longer than that for each answer of a server in the block."""
+    before = getattr(_thread_limit, "seconds", math.inf)
+    _thread_limit.seconds = min(seconds, before)
+    try:
+        yield
+    finally:
+        _thread_limit.seconds = before
+
+
+def watched(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """Return a dialect's `call`, which first takes a connection or its cursor, with a limit."""
+
+    @wraps(call)
+    def limited(subject: Any, *arguments: Any, **options: Any) -> Any:
+        limit = min(seconds, getattr(_thread_limit, "seconds", math.inf))
+        connection = getattr(subject, "dbapi_connection", None)  # of the pool's
+        descriptor = watch.descriptor_of(connection or getattr(subject, "connection", subject))
+        if limit == math.inf or descriptor is None:
+            return call(subject, *arguments, **options)
+        with watch.limit(descriptor, limit):
+            return call(subject, *arguments, **options)
+
+    return limited

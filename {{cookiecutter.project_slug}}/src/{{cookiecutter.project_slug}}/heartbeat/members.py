@@ -1,0 +1,83 @@
+"""The JSON members of flows and runs: the same ones by HTTP and with `--json`.
+
+Times are in UTC. A stored value that cannot be read is None.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel
+from sqlalchemy import Row, select
+
+from .models import DataFlow, DataFlowRun, table_of
+from .redaction import error_of
+from .runs.unreadable import RUN_KINDS, readable_values
+
+
+class FlowMembers(BaseModel):
+    """A flow. `next_run_at` is None while it is disabled."""
+
+    name: str
+    handler: str | None
+    description: str | None
+    enabled: bool
+    every: str | None
+    cron: str | None
+    timezone: str | None
+    configuration: dict[str, Any] | None
+    next_run_at: datetime | None
+    last_run_at: datetime | None
+    last_run_status: str | None
+    last_success_at: datetime | None
+    disabled_reason: str | None
+    why: str
+    next_slots: list[datetime]
+
+
+class RunSummary(BaseModel):
+    """A run, as a beat's reply shows it. `duration` is in seconds."""
+
+    id: int
+    flow: str
+    status: str | None
+    scheduled_for: datetime | None
+    started_at: datetime | None
+    ended_at: datetime | None
+    duration: float | None
+    error: str | None
+
+
+class RunMembers(RunSummary):
+    """A run with all that is known of it."""
+
+    trigger: str | None
+    attempt: int | None
+    missed_slots: int | None
+    not_before: datetime | None
+    sent_at: datetime | None
+    claim_id: str | None
+    worker: str | None
+    lease_expires_at: datetime | None
+    window_start: datetime | None
+    window_end: datetime | None
+    error_type: str | None
+    error_message: str | None
+    error_backtrace: str | None
+    result: Any
+    log: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+
+
+_COLUMNS = [
+    column for column in table_of(DataFlowRun).columns if column.key in RunMembers.model_fields
+]
+# Rows for `run_members`.
+RUNS = select(DataFlow.name.label("flow"), *_COLUMNS).join(DataFlowRun.data_flow)
+
+
+def run_members(row: Row[Any]) -> RunMembers:
+    """Return the members of a run for a row of RUNS."""
+    values = readable_values(row, RUN_KINDS) | {"flow": str(row.flow)}
+    error = error_of(values["error_type"], values["error_message"])
+    return RunMembers(**values, error=error)

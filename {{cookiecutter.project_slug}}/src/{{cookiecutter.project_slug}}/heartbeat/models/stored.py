@@ -1,0 +1,106 @@
+"""Reading any stored value: what cannot be read becomes `Unreadable`, and raises nothing.
+
+SQLite stores any value in any column, PostgreSQL has times that Python lacks, and MariaDB has dates
+of zeros. The other rows of a result can be read all the same: see `runs/unreadable.py`.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+# How many characters of an unreadable value are shown.
+MAX_SHOWN = 80
+# What `read` may raise.
+ERRORS = (ValueError, TypeError, OverflowError, AttributeError, LookupError)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A stored value that cannot be read, in the form that people are shown."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def show(value: object) -> str:
+    """Return a stored value as people are shown it, and where JSON has no form of it.
+
+    Times are in ISO 8601, all else is in ASCII, and a long value is cut.
+    """
+    if isinstance(value, Unreadable):
+        return value.text
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, list):  # a configuration, which may hold much, and secrets
+        return "a list"
+    text = ascii(value[:MAX_SHOWN] if isinstance(value, (str, bytes)) else value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
+
+
+def decode(text: bytes) -> str | Unreadable:
+    """Return a text from SQLite, whose driver fails on text that is not UTF-8."""
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        return Unreadable(show(text))
+
+
+class Stored:
+    """A mixin for types: yields Unreadable where `read` raises one of ERRORS.
+
+    kinds: the Python types of the values that can be read.
+    """
+
+    kinds: tuple[type, ...]
+
+    def read(self, value: Any) -> Any:
+        """Return the value for what the driver gives, which is not None."""
+        raise NotImplementedError
+
+    def result_processor(self, _dialect: sa.Dialect, _coltype: object) -> Any:
+        """Return what reads the values of a column."""
+        read = self.read
+
+        def process(value: Any) -> Any:
+            if value is None:
+                return None
+            try:
+                return read(value)
+            except ERRORS:
+                return Unreadable(show(value))
+
+        return process
+
+
+class StoredText(Stored):
+    """The same for values that the drivers of PostgreSQL read themselves, or fail on."""
+
+    def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
+        """Select the text of the value there."""
+        selected: Any = _Text(column)
+        selected.type = self
+        return selected  # type: ignore[no-any-return]
+
+
+class _Text(FunctionElement[Any]):
+    inherit_cache = True
+    name = "stored_text"
+
+
+@compiles(_Text)
+def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    [column] = element.clauses
+    return compiler.process(column, **options)
+
+
+@compiles(_Text, "postgresql")
+def _compile_postgresql(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    # The form of JSON, unlike that of a cast, depends on no setting of the server.
+    return f"to_json({_compile(element, compiler, **options)})::text"

@@ -1,0 +1,10 @@
+"""Works through a span of the past, window by window."""
+
+import click
+
+
+def commands() -> list[click.Command]:
+    """Return its commands."""
+    from .command import backfill
+
+    return [backfill]

@@ -1,0 +1,10 @@
+"""Checks a project before it serves."""
+
+import click
+
+
+def commands() -> list[click.Command]:
+    """Return its commands."""
+    from .command import check
+
+    return [check]

@@ -1,0 +1,141 @@
+"""Optional: flows and runs for operators, in JSON: to look at, to change, and to run now."""
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pyramid.config import Configurator
+from pyramid.httpexceptions import exception_response
+from pyramid.request import Request
+from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
+from sqlalchemy.orm import Session
+
+from ...core import Heartbeat
+from ...errors import DatabaseBusyError, DataFlowError, InputError, UnknownFlowError
+from ...json_values import MAX_JSON_DEPTH
+from ...members import RUNS, run_members
+from ...models import DataFlow, DataFlowRun
+from ...routes import add_route
+from ...runs.register import register
+from ...security.policy import OPERATE
+from ...views.problems import json_reply, problem
+from . import operations
+from .why import describe
+
+# What is not listed conflicts with what there is: a name, or a run that has not ended.
+STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
+# PostgreSQL takes no text with a NUL, which no name has.
+NAME = r"{name:[^/\x00]+}"
+_OBJECT = TypeAdapter(dict[str, Any])
+
+
+def includeme(config: Configurator) -> None:
+    """Add the routes and their views."""
+    for view, pattern, methods in (
+        (flows, "/flows", ("GET", "POST")),
+        (flow, f"/flows/{NAME}", ("GET", "PATCH", "DELETE")),
+        (flow_runs, f"/flows/{NAME}/runs", ("POST",)),
+        (run, "/runs/{id:[0-9]{1,18}}", ("GET",)),
+    ):
+        add_route(config, view.__name__, pattern)
+        config.add_view(
+            _answering(view),
+            route_name=f"heartbeat.{view.__name__}",
+            permission=NO_PERMISSION_REQUIRED,
+            require_csrf=False,
+            heartbeat_permission=OPERATE,
+            heartbeat_methods=methods,
+        )
+
+
+def flows(heartbeat: Heartbeat, request: Request) -> Response:
+    """List the flows, or make one."""
+    if request.method == "GET":
+        with heartbeat.session() as session:
+            described = describe(heartbeat, session)
+        return json_reply(HTTPStatus.OK, {"flows": [flow.model_dump() for flow in described]})
+    given, by = _body(request), _operator(request)
+    members = _do(heartbeat, lambda session: operations.add(session, heartbeat, given, by))
+    place = request.route_path("heartbeat.flow", name=members["name"])
+    return json_reply(HTTPStatus.CREATED, members, headers={"Location": place})
+
+
+def flow(heartbeat: Heartbeat, request: Request) -> Response:
+    """Show a flow, change what the body names of it, or remove it with its history."""
+    name = request.matchdict["name"]
+    if request.method == "DELETE":
+        heartbeat.transact(lambda session: operations.remove(session, heartbeat, name))
+        return Response(status=HTTPStatus.NO_CONTENT, headerlist=[("Cache-Control", "no-store")])
+    if request.method == "GET":
+        with heartbeat.session() as session:
+            [described] = describe(heartbeat, session, name)
+        return json_reply(HTTPStatus.OK, described.model_dump())
+    given, by = _body(request), _operator(request)
+    members = _do(heartbeat, lambda session: operations.change(session, heartbeat, name, given, by))
+    return json_reply(HTTPStatus.OK, members)
+
+
+def flow_runs(heartbeat: Heartbeat, request: Request) -> Response:
+    """Run a flow now; its schedule stays."""
+    run_id = operations.run_now(heartbeat, request.matchdict["name"])
+    place = request.route_path("heartbeat.run", id=run_id)
+    return json_reply(HTTPStatus.ACCEPTED, _run(heartbeat, run_id), headers={"Location": place})
+
+
+def run(heartbeat: Heartbeat, request: Request) -> Response:
+    """Show a run."""
+    return json_reply(HTTPStatus.OK, _run(heartbeat, int(request.matchdict["id"])))
+
+
+def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Request], Response]:
+    def answer(request: Request) -> Response:
+        if not request.accept.acceptable_offers(["application/json"]):
+            raise exception_response(406, detail="there is application/json alone")
+        register(request.heartbeat)
+        try:
+            return view(request.heartbeat, request)
+        except DatabaseBusyError:
+            raise
+        except DataFlowError as error:
+            members = {"errors": error.errors} if isinstance(error, InputError) else {}
+            status = STATUSES.get(type(error), HTTPStatus.CONFLICT)
+            return problem(status, str(error), None, **members)
+
+    return answer
+
+
+def _body(request: Request) -> dict[str, Any]:
+    if request.content_type.strip().lower() != "application/json":
+        raise exception_response(415, detail="send application/json")
+    try:
+        return _OBJECT.validate_json(request.body)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        if "recursion limit" in reason and request.body.lstrip().startswith(b"{"):
+            depth = f"is nested deeper than {MAX_JSON_DEPTH} levels"
+            raise InputError({"body": [depth]}) from error
+        raise exception_response(400, detail=f"the body is not a JSON object: {reason}") from error
+
+
+def _operator(request: Request) -> str:
+    return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
+
+
+def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> dict[str, Any]:
+    """Do a step of bookkeeping, and return the flow's members as they are then."""
+
+    def work(session: Session) -> dict[str, Any]:
+        [described] = describe(heartbeat, session, step(session).name)
+        return described.model_dump()
+
+    return heartbeat.transact(work)
+
+
+def _run(heartbeat: Heartbeat, run_id: int) -> dict[str, Any]:
+    with heartbeat.session() as session:
+        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
+    if row is None:
+        raise exception_response(404, detail=f"there is no run {run_id}")
+    return run_members(row).model_dump()

@@ -1,0 +1,261 @@
+"""Optional: runs of flows with a `timeout` have a process of their own, which is ended in time.
+
+It is a new interpreter, not a fork of the server. It imports the flow's module, gets its orders by
+one pipe and answers by another: in lines of JSON, each a name and a value.
+"""
+
+import faulthandler
+import json
+import logging
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from logging.handlers import QueueHandler
+from pathlib import Path
+from typing import IO, Any, TextIO, cast
+
+from pyramid.config import Configurator
+from sqlalchemy import Connection, event
+from sqlalchemy.orm import Session, SessionTransaction
+
+from .. import make_heartbeat
+from ..core import Heartbeat
+from ..db import end_transaction, open_transaction
+from ..durations import format_every
+from ..errors import FlowProcessDied, FlowTimeout
+from ..models import RunStatus
+from ..redaction import shorten
+from ..registry import FlowDefinition
+from ..runs.execute import execute_here
+from ..runs.reap import end_lost
+from ..runs.run import ClaimedRun, RunLog
+from ..runs.session import FlowSession
+from ..tracebacks import text_of
+
+# What the new interpreter runs. Not multiprocessing, which would import the server's own
+# `__main__` in each child.
+START = """
+import os, pickle, sys
+orders = open(os.dup(0), "rb")
+sys.path[:] = pickle.load(orders)
+pickle.load(orders)(orders)
+"""
+# What a child gets for its exit handlers when its run has ended, and to be gone when it is killed.
+EXIT_SECONDS = 5.0
+# The longest log line that a child sends, in characters: more than is kept with a run.
+MAX_LINE = 100_000
+# How often it is looked whether a child still lives: a fork of it may keep the pipe open.
+LOOK_EVERY = 1.0
+
+log = logging.getLogger(__name__)
+
+
+def includeme(config: Configurator) -> None:
+    """Add the option `timeout` of flows."""
+    children = _Children(config.registry["heartbeat"])
+    children.heartbeat.execute_in_subprocess = children.execute
+    children.heartbeat.at_exit.append(children.kill)
+
+
+class _Children:
+    """The children of an application in this process."""
+
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self.heartbeat = heartbeat
+        self.living: set[_Child] = set()
+        self.exiting = False
+
+    def execute(self, run: ClaimedRun, definition: FlowDefinition, run_log: RunLog) -> RunStatus:
+        """Execute a claimed run in a child; return the status that it recorded.
+
+        Raises FlowTimeout or FlowProcessDied, to be recorded, when it ended without one.
+        """
+        heartbeat, seconds = self.heartbeat, definition.timeout or 0
+        orders = _orders(heartbeat, run, definition)
+        child = _Child(run, run_log)
+        self.living.add(child)
+        try:
+            in_time = child.work(orders, seconds)
+        finally:
+            self.living.discard(child)
+            if child.status is None and child.transaction is not None:
+                end_transaction(heartbeat.engine, *child.transaction)
+        if child.status is not None:
+            return child.status
+        if self.exiting:  # we killed it: the end of this process records its runs
+            return RunStatus.FAILED
+        if not in_time:
+            raise FlowTimeout(f"ran longer than its timeout of {format_every(seconds)}")
+        exited = _exit_description(child.process.returncode)
+        error = FlowProcessDied(
+            f"its process ended before the flow, {exited}; the server's standard error may show why"
+        )
+        if end_lost(heartbeat, run, error, log_text=run_log.text(heartbeat.secrets)):
+            log.warning("%s failed: FlowProcessDied: %s", run.flow_name, error)
+            return RunStatus.FAILED
+        raise error
+
+    def kill(self) -> None:
+        """Kill all children, at the exit of the server."""
+        self.exiting = True
+        for child in tuple(self.living):
+            child.kill()
+
+
+class _Child:
+    """A run's process, as the thread sees it that waits for it."""
+
+    def __init__(self, run: ClaimedRun, run_log: RunLog) -> None:
+        self.run_log = run_log
+        self.status: RunStatus | None = None
+        self.transaction: tuple[int, str] | None = None
+        self.deadline = 0.0
+        # On the command line stands only what helps who lists processes. In a session of its own
+        # it is out of reach of a terminal's Ctrl-C, and one group with all that it starts.
+        self.process = subprocess.Popen(  # noqa: S603 - this interpreter, with the lines above
+            [_interpreter(), "-P", "-u", "-c", START, f"run {run.id} of {run.flow_name}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+
+    def work(self, orders: bytes, seconds: float) -> bool:
+        """Send the orders and wait for the end of the process; return whether it came in time.
+
+        Afterwards the process is gone, with all that it started.
+        """
+        self.deadline = time.monotonic() + seconds
+        talk = threading.Thread(
+            target=self._talk, args=(orders,), name="heartbeat-child", daemon=True
+        )
+        try:
+            talk.start()
+            while talk.is_alive() and self.process.poll() is None:
+                if (left := self.deadline - time.monotonic()) <= 0:
+                    return False
+                talk.join(min(left, LOOK_EVERY))
+            return True
+        finally:
+            self.kill()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(EXIT_SECONDS)
+            talk.join(EXIT_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the process and all that it started."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def _talk(self, orders: bytes) -> None:
+        """Send the orders, and read the answers until there are no more."""
+        given, answers = cast("tuple[IO[bytes], ...]", (self.process.stdin, self.process.stdout))
+        with suppress(BrokenPipeError), answers, given:
+            given.write(orders)
+            given.flush()
+            for line in answers:
+                if line.endswith(b"\n"):  # else it died in the middle of it
+                    self._take(*json.loads(line))
+
+    def _take(self, name: str, value: Any) -> None:
+        if name == "log":
+            record = logging.makeLogRecord(value)
+            own = self.run_log.logger
+            (own if record.name == own.name else logging.getLogger(record.name)).handle(record)
+        elif name == "transaction":
+            self.transaction = value
+        else:
+            self.status = RunStatus(value)
+            self.deadline = min(self.deadline, time.monotonic() + EXIT_SECONDS)
+
+
+def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -> bytes:
+    """Return what a child reads: first what it takes to start, then what its flow needs."""
+    loggers = (logging.root, *logging.root.manager.loggerDict.values())
+    levels = {each.name: each.level for each in loggers if isinstance(each, logging.Logger)}
+    declared = definition.model_copy(update={"when": None})  # asked before, and may be a lambda
+    work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, declared, run)
+    return b"".join(map(pickle.dumps, (sys.path, _work, definition.timeout, levels, work)))
+
+
+def _interpreter() -> str:
+    """Return the path of Python: under uWSGI and the like, `sys.executable` is the server."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    folders = (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix)
+    names = (version, "python3", "python")
+    found = [Path(folder, "bin", name) for folder in folders for name in names]
+    for path in (Path(sys.executable or ""), *found):
+        if re.fullmatch(r"(python|pypy)[\d.]*\w?(\.exe)?", path.name) and os.access(path, os.X_OK):
+            return str(path)
+    raise FlowProcessDied(f"there is no {version} below {' or '.join(dict.fromkeys(folders))}")
+
+
+def _exit_description(code: int | None) -> str:
+    """Return how a process ended, in words."""
+    if code is not None and code < 0:
+        return f"by signal {-code} ({signal.strsignal(-code)})"
+    return f"with exit code {code}"
+
+
+# ---------------------------------------------------------------------------------------------
+# In the child
+
+
+def _work(orders: IO[bytes]) -> None:
+    """Execute the run that stands in the orders. This is all that a child does."""
+    answers = _Answers(os.fdopen(os.dup(1), "w"))
+    # What the flow starts must not read orders, and what it prints is no answer.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    # A service manager may send it to all processes of a service, but only the server's counts.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    # Ends this process where nobody else can: the parent is stopped, or was killed while the flow
+    # keeps the interpreter from its threads.
+    faulthandler.dump_traceback_later(pickle.load(orders) + EXIT_SECONDS, exit=True)  # noqa: S301
+    logging.root.addHandler(answers)
+    for name, level in pickle.load(orders).items():  # noqa: S301 - all of it is from our parent
+        logging.getLogger(name).setLevel(level)
+    settings, url, clock, definition, run = pickle.load(orders)  # noqa: S301
+    threading.Thread(target=_end_with_parent, args=(orders.fileno(),), daemon=True).start()
+
+    def tell_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+        if not transaction.nested:
+            answers.tell("transaction", open_transaction(connection))
+
+    event.listen(FlowSession, "after_begin", tell_begin)
+    heartbeat = make_heartbeat(settings, url)
+    heartbeat.clock = clock
+    heartbeat.flows[run.handler] = definition
+    answers.tell("status", execute_here(heartbeat, run))
+    heartbeat.dispose()
+
+
+def _end_with_parent(orders: int) -> None:
+    """Wait until the parent closes its pipe, by its death at the latest, and end at once."""
+    os.read(orders, 1)
+    os.killpg(0, signal.SIGKILL)
+
+
+class _Answers(QueueHandler):
+    """Sends the parent what it must know, and all that is logged, with each traceback as text."""
+
+    def __init__(self, pipe: TextIO) -> None:
+        super().__init__(cast("Any", pipe))  # instead of a queue: `enqueue` alone would need one
+        self.pipe = pipe
+        self.writing = threading.Lock()
+
+    def tell(self, name: str, value: object) -> None:
+        """Send one answer."""
+        line = json.dumps([name, value], default=text_of)
+        with self.writing:
+            print(line, file=self.pipe, flush=True)
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Send a record, whose message is formatted by now."""
+        record.msg = record.message = shorten(record.msg, MAX_LINE)
+        self.tell("log", vars(record))

@@ -1,0 +1,10 @@
+"""Lists and replaces tokens."""
+
+import click
+
+
+def commands() -> list[click.Command]:
+    """Return its commands."""
+    from .command import token
+
+    return [token]

@@ -1,0 +1,32 @@
+"""Text for terminals and log lines: nothing in it moves the cursor or forges a line."""
+
+import logging
+import re
+import unicodedata
+
+# Controls, formats (directions, zero width), lone surrogates, and two kinds of line ends.
+_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+_PERHAPS = re.compile(r"[^\w\x20-\x7e]")
+
+
+def printable(text: str, kept: str = "") -> str:
+    r"""Return `text` with Python's escapes, such as \x1b, for control and format characters.
+
+    kept: those that stay as they are.
+    """
+
+    def escape(match: re.Match[str]) -> str:
+        char = match[0]
+        if char in kept or unicodedata.category(char) not in _ESCAPED:
+            return char
+        return char.encode("unicode_escape").decode()
+
+    return text if text.isprintable() else _PERHAPS.sub(escape, text)
+
+
+class LineFormatter(logging.Formatter):
+    """Formats records as lines: what follows the first line, such as a traceback, is indented."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's text."""
+        return printable(super().format(record), kept="\n\t").replace("\n", "\n    ")
