@@ -62,7 +62,7 @@ header = st.binary(max_size=200).map(lambda data: data.decode("latin-1"))
 @example(content=b"", presented="")
 def test_a_token_file_of_any_bytes(content, presented):
     file = FOLDER / "token"
-    file.write_bytes(content)
+    file.write_bytes(content + b"\n")  # else it may be in the middle of being written
     tokens = Tokens(file=file)
     matched = tokens.match(presented)
     if matched is not None:
@@ -157,7 +157,8 @@ def test_settings(ini, environment):
         read = Settings.read(ini, environment)
     except SettingsError as error:
         told = str(error)
-        assert "\n  heartbeat" in told and len(told) < 30_000
+        assert all(line.startswith("heartbeat.") for line in told.splitlines())
+        assert len(told) < 30_000
         return
     assert read.workers >= 1 and read.path.startswith("/") and read.path != "/"
     assert read.allowed_ips is None or read.allowed_ips
