@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 KINDS = ("duplicate", "lost", "half-written", "stuck", "window", "record", "harmed")
 # How a run ends whose process was lost: `on_lost` says what becomes of its slot.
 LOST = ("LeaseExpired", "Interrupted")
+# How a run fails whose database cannot be reached, and what a beat is answered then.
+UNREACHABLE = ("OperationalError", "InterfaceError", "InternalError")
+UNAVAILABLE = "503:"
 # A slot that was lost so often is given up.
 MOST_ATTEMPTS = 10
 PLANNED = "PlannedError"
@@ -91,9 +94,7 @@ class FlowRun:
 
     def overlaps(self, span: Span) -> bool:
         """Tell whether it was in progress at any moment of a span."""
-        return (self.started_at or LAST_DAY) <= span.until and span.since <= (
-            self.ended_at or LAST_DAY
-        )
+        return Span(self.started_at or LAST_DAY, self.ended_at or LAST_DAY).overlaps(span)
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,29 @@ class Span:
     since: datetime
     until: datetime
 
+    def overlaps(self, other: Span) -> bool:
+        """Return whether the two have a moment in common."""
+        return self.since <= other.until and other.since <= self.until
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What a beat was answered instead of a report, and by which process."""
+
+    span: Span
+    process: int
+    text: str
+
 
 @dataclass
 class Facts:
     """What was done, and what was answered: beats that said they had ended, and other answers."""
 
     answered: int = 0
-    refused: list[tuple[Span, str]] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     outages: list[Span] = field(default_factory=list)
+    # By process: when its network was silent or slow, or had lost something, with what follows.
+    cut_off: defaultdict[int, list[Span]] = field(default_factory=lambda: defaultdict(list))
     # By process: when it was ended, and from when to when it stood still.
     disturbed: defaultdict[int, list[Span]] = field(default_factory=lambda: defaultdict(list))
     # What else went wrong outside of the database.
@@ -176,9 +192,11 @@ def find_all(history: History, facts: Facts) -> Iterator[Violation]:
         yield Violation(
             "record", f"{facts.answered} beats said that they had ended, {history.beats} have rows"
         )
-    for span, answer in facts.refused:
-        if not any(out.since <= span.until and span.since <= out.until for out in facts.outages):
-            yield Violation("harmed", f"a beat at {span.since} was answered {answer}")
+    for refusal in facts.refused:
+        away = [*facts.outages, *facts.cut_off[refusal.process]]
+        if not refusal.text.startswith(UNAVAILABLE) or not any(map(refusal.span.overlaps, away)):
+            text = f"a beat at {refusal.span.since} was answered {refusal.text}"
+            yield Violation("harmed", f"{text}, by process {refusal.process}")
     yield from facts.others
 
 
@@ -409,8 +427,11 @@ def harmed_runs(flow: Flow, runs: list[FlowRun], facts: Facts) -> Iterator[Viola
             continue
         if run.error_type == PLANNED and flow.kind == FAILS_BY_PLAN:
             continue
-        disturbed = facts.disturbed[run.process]
+        cut_off = facts.cut_off[run.process]
+        disturbed = facts.disturbed[run.process] + cut_off
         if was_lost(run) and any(run.overlaps(span) for span in disturbed):
+            continue
+        if run.error_type in UNREACHABLE and any(run.overlaps(span) for span in cut_off):
             continue
         text = (
             f"{run.error_type} after {run.started_at} to {run.ended_at}, and nobody harmed its "

@@ -1,17 +1,19 @@
-"""Beating the processes of a site while they are killed and stopped, until all is calm again."""
+"""Beating the processes of a site while they are harmed, until all is calm again."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from .audit import KINDS, Facts, History, Span, Violation, audit
+from .audit import Facts, History, Refusal, Span, Violation, audit
+from .network import AT_COMMIT, TROUBLES, Troubles
+from .outcome import Outcome
+from .place import NEVER, Place
 from .processes import LEASE_SECONDS, PATIENCE_SECONDS, Process, Reply, Site
 
 if TYPE_CHECKING:
@@ -29,61 +31,17 @@ LOOK_SECONDS = 0.05
 SHORT_STOP = (0.1, LEASE_SECONDS / 2)
 LONG_STOP = (LEASE_SECONDS + 1.5, 2 * LEASE_SECONDS + 2.0)
 OK, ACCEPTED = 200, 202
-MOST_SHOWN = 30
-NEVER = float("inf")
 # What is done to a process that serves, and how often compared with the others.
 DEEDS = {"kills": 3, "short stops": 2, "long stops": 4, "terminations": 1}
 # This many of those that stood still for long never go on.
 KILLED_AFTER_STOP = 0.25
 
 
-@dataclass
-class Outcome:
-    """What chaos did, what came of it, and what must never be."""
-
-    seed: int | None
-    kind: str
-    figures: dict[str, int]
-    violations: list[Violation]
-    # What beats were told instead of a report, and how often.
-    refusals: Counter[str] = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        """Give the summary, and each violation on a line of its own."""
-        found = Counter(violation.kind for violation in self.violations)
-        name = "storm" if self.seed is None else f"chaos, seed {self.seed},"
-        told = [
-            f"{name} on {self.kind}",
-            ", ".join(f"{name} {number}" for name, number in self.figures.items()),
-            ", ".join(f"{kind} {found[kind]}" for kind in KINDS),
-        ]
-        shown = [str(violation) for violation in self.violations[:MOST_SHOWN]]
-        left_out = len(self.violations) - len(shown)
-        more = [f"and {left_out} more"] if left_out else []
-        refused = [f"{number} beats were told {text}" for text, number in self.refusals.items()]
-        return "\n".join([*told, *refused, *shown, *more])
-
-
-@dataclass
-class Place:
-    """One of the places that a process is kept running at."""
-
-    process: Process
-    # When something is to be done about it, by the monotonic clock.
-    until: float = NEVER
-    stopped_at: datetime | None = None
-    # It was asked to end, and may take its time.
-    ending: bool = False
-
-    @property
-    def up(self) -> bool:
-        """Whether its process serves, as far as is known."""
-        process = self.process
-        return not (self.stopped_at or self.ending or process.ended) and process.port > 0
-
-
 class Chaos:
     """One run of chaos on a site; the same seed plans the same deeds."""
+
+    # How long all may take to be calm, in seconds.
+    patience = PATIENCE_SECONDS
 
     def __init__(self, site: Site, database: Database, seed: int, seconds: float) -> None:
         """Take what is to be beaten, and for how long."""
@@ -92,6 +50,9 @@ class Chaos:
         self.facts = Facts()
         self.deeds: Counter[str] = Counter()
         self.answers: Counter[int] = Counter()
+        self.troubles = Troubles(self.facts, self.deeds, self.tell)
+        # Processes that have claimed a run since all was calm.
+        self.claiming: set[int] = set()
         self.noting = Lock()
         self.over = Event()
         self.places: list[Place] = []
@@ -112,8 +73,9 @@ class Chaos:
             beater.result()
         history = self.calm_down()
         violations = audit(history, self.facts)
-        refusals = Counter(text for _, text in self.facts.refused)
-        return Outcome(self.seed, self.database.kind, self.figures(history), violations, refusals)
+        refusals = Counter(refusal.text for refusal in self.facts.refused)
+        figures = {"minutes": round(self.seconds / 60, 1), **self.figures(history)}
+        return Outcome(self.seed, self.database.kind, figures, violations, refusals)
 
     def figures(self, history: History) -> dict[str, int]:
         """Count what was done and what became of it."""
@@ -130,7 +92,7 @@ class Chaos:
             "retries": sum(run.trigger == "retry" for run in history.runs),
             # Their flows did all their work, and were not let commit it.
             "fenced out": len(set(history.done) - successes),
-            **{deed: self.deeds[deed] for deed in (*DEEDS, "database restarts")},
+            **{deed: self.deeds[deed] for deed in (*DEEDS, "database restarts", *TROUBLES)},
         }
 
     # What calls.
@@ -139,16 +101,16 @@ class Chaos:
         """Beat whatever is there until it is over."""
         while not self.over.is_set():
             there = [place.process for place in self.places if place.process.port]
-            up = [place.process for place in self.places if place.up]
+            up = [place.process for place in self.places if place.works]
             choice = up if up and random.random() > 0.1 else there
             if choice:
                 prefer = "respond-async" if random.random() > 0.8 else ""
                 process, wait = random.choice(choice), random.choice((0, 0, 0, 1, 2))
-                self.note(process.beat(wait, BEAT_PATIENCE_SECONDS, prefer))
+                self.note(process, process.beat(wait, BEAT_PATIENCE_SECONDS, prefer))
             to_tick = TICK_SECONDS - time.time() % TICK_SECONDS
             self.over.wait(random.choice((to_tick, random.uniform(0, TICK_SECONDS))))
 
-    def note(self, reply: Reply) -> None:
+    def note(self, process: Process, reply: Reply) -> None:
         """Count an answer."""
         with self.noting:
             self.answers[reply.status] += 1
@@ -156,7 +118,8 @@ class Chaos:
                 self.facts.answered += 1
             elif reply.status not in {0, OK, ACCEPTED}:
                 told = f"{reply.status}: {reply.body.get('detail')}"
-                self.facts.refused.append((Span(reply.sent_at, reply.answered_at), told))
+                span = Span(reply.sent_at, reply.answered_at)
+                self.facts.refused.append(Refusal(span, process.id, told))
 
     # What harms.
 
@@ -164,18 +127,39 @@ class Chaos:
         """Stop, kill and crash at random moments, and mend it some time later."""
         end = time.monotonic() + self.seconds
         crash_at = end - self.random.uniform(0.3, 0.7) * self.seconds
-        act_at = 0.0
+        act_at = disturb_at = 0.0
         while (now := time.monotonic()) < end:
             for place in self.places:
                 self.mend(place, now)
+            self.troubles.tend(now)
             if self.database.crashes and now > crash_at:
                 crash_at = NEVER
                 self.crash()
-            up = [place for place in self.places if place.up]
-            if now > act_at and len(up) > LEFT_ALONE:
+            if now > act_at and (up := self.up_and_free()):
                 act_at = now + self.random.uniform(0.2, 1.2)
                 self.act(self.random.choice(up), now)
+            if now > disturb_at:
+                disturb_at = now + self.random.uniform(0.5, 2.5)
+                self.disturb(now)
             time.sleep(LOOK_SECONDS)
+
+    def up_and_free(self) -> list[Place]:
+        """Return the places whose process may be harmed, if enough others are left to serve."""
+        up = [place for place in self.places if place.works]
+        free = [place for place in up if not self.troubles.spare(place.process)]
+        return free if len(up) > LEFT_ALONE else []
+
+    def disturb(self, now: float) -> None:
+        """Do something to the network of a process that has one, and no trouble yet.
+
+        One process at least is left that reaches the database at all times.
+        """
+        up = [place.process for place in self.places if place.works]
+        free = [each for each in up if each.network and not self.troubles.of(each)]
+        if free:
+            kinds = TROUBLES if len(up) > 1 else AT_COMMIT
+            (kind,) = self.random.choices(list(kinds), [TROUBLES[kind] for kind in kinds])
+            self.troubles.begin(kind, self.random.choice(free), self.random, now)
 
     def act(self, place: Place, now: float) -> None:
         """Do something to a process that serves."""
@@ -263,7 +247,8 @@ class Chaos:
     def calm_down(self) -> History:
         """Beat without harm until nothing is in progress and all flows have run once more."""
         calm_since = datetime.now(UTC)
-        end = time.monotonic() + PATIENCE_SECONDS
+        end = time.monotonic() + self.patience
+        self.troubles.end_all()
         for place in self.places:
             if place.stopped_at:
                 self.go_on(place)
@@ -273,12 +258,28 @@ class Chaos:
             for place in self.places:
                 self.mend(place, time.monotonic())
                 if place.up:
-                    self.note(place.process.beat())
+                    reply = place.process.beat()
+                    self.note(place.process, reply)
+                    if reply.body.get("flows_triggered"):
+                        self.claiming.add(place.process.id)
+        for process in self.idle():
+            text = f"process {process.id} claims nothing any more: {process.last_words}"
+            self.facts.others.append(Violation("stuck", text))
         self.site.close()
         return self.site.history()
 
+    def idle(self) -> list[Process]:
+        """Return the processes that have claimed nothing since all was calm."""
+        there = [place.process for place in self.places]
+        return [process for process in there if process.id not in self.claiming]
+
     def is_calm(self, since: datetime) -> bool:
-        """Tell whether all that was begun has ended, and each flow was begun `since`."""
+        """Tell whether all that was begun has ended, and each flow was begun `since`.
+
+        Each process must have claimed a run since: others do the work of one that is stuck.
+        """
+        if self.idle():
+            return False
         end = time.monotonic() + 2 * LEASE_SECONDS
         while time.monotonic() < end:
             history = self.site.history()

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENDS, CLAIMS = "runs/execute.py", "runs/claim.py"
+ENDS, CLAIMS, REAPS = "runs/finish.py", "runs/claim.py", "runs/reap.py"
+LIMITS = "db/limits.py"
 TABLES = "migrations/versions/0001_create_the_heartbeat_tables.py"
 # What is taken out of the engine: in a file, all that a pattern matches.
 FAULTS = {
@@ -22,9 +23,15 @@ FAULTS = {
     # Claims look for what is due without a lock, and the database takes a slot twice.
     "lock": (
         (CLAIMS, r"\.with_for_update\(skip_locked=True\)"),
-        (CLAIMS, r" +begin_writing\(session\)\n"),
+        (CLAIMS, r" +begin_writing\(session.*\)\n"),
         (TABLES, r" +sa\.UniqueConstraint\(\n +\"data_flow_id\",\n(?: +.*\n){3} +\),\n"),
         (TABLES, r" +sa\.UniqueConstraint\(\"data_flow_id\", \"active\", .*\),\n"),
+    ),
+    # A slot whose run was lost is not due again.
+    "retry": ((REAPS, r" +follow_failure\(session, .*, lost=True\)\n"),),
+    # Answers of the server are waited for without limit.
+    "limit": (
+        (LIMITS, r" +for name in \(\"do_execute\", .*\n +setattr\(.*, limits\.answer\)\)\n"),
     ),
 }
 

@@ -18,11 +18,13 @@ from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from conftest import make_config, render_into
 from test_project import SERVING, user_environment
 
 from .audit import History, read_history
+from .network import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -110,9 +112,15 @@ class Reply:
 class Process:
     """A process that serves the application, from its start to its end."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], log_file: Path) -> None:
-        """Start it; it listens a moment later."""
-        self.log_file = log_file
+    def __init__(
+        self,
+        command: list[str],
+        environment: dict[str, str],
+        log_file: Path,
+        network: Network | None = None,
+    ) -> None:
+        """Start it; it listens a moment later. `network` leads to its database, if any does."""
+        self.log_file, self.network = log_file, network
         self._port = 0
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -138,6 +146,11 @@ class Process:
     def log(self) -> str:
         """All that it has said."""
         return self.log_file.read_text(errors="replace")
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether its network is silent or slow as a whole."""
+        return self.network is not None and self.network.is_cut_off
 
     @property
     def last_words(self) -> str:
@@ -232,7 +245,11 @@ class Site:
         """Start a process more."""
         command = [str(self.project.folder / ".venv" / "bin" / "pserve"), str(self.ini)]
         log_file = self.folder / f"process_{len(self.processes):03}.log"
-        process = Process(command, self.environment, log_file)
+        network, environment = None, self.environment
+        if urlsplit(self.url).port:
+            network = Network(self.url)
+            environment = environment | {"DATABASE_URL": network.url}
+        process = Process(command, environment, log_file, network)
         self.processes.append(process)
         return process
 
@@ -276,6 +293,8 @@ class Site:
         for process in self.processes:
             if not process.ended:
                 process.kill()
+            if process.network is not None:
+                process.network.proxy.close()
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

@@ -8,7 +8,8 @@ from threading import Barrier
 from typing import TYPE_CHECKING
 
 from .audit import Violation, audit_storm
-from .beating import OK, Outcome
+from .beating import OK
+from .outcome import Outcome
 from .processes import PATIENCE_SECONDS
 
 if TYPE_CHECKING:

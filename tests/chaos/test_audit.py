@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
-from .audit import Facts, Flow, FlowRun, History, Row, Span, Violation, audit, audit_storm
+from .audit import (
+    Facts,
+    Flow,
+    FlowRun,
+    History,
+    Refusal,
+    Row,
+    Span,
+    Violation,
+    audit,
+    audit_storm,
+)
 from .faults import FAULTS, plant
 
 if TYPE_CHECKING:
@@ -97,6 +109,13 @@ def killed(*moments: float) -> Facts:
     return facts
 
 
+def cut_off(*moments: float) -> Facts:
+    """Say when the process could not reach its database, in slots."""
+    facts = Facts(answered=3)
+    facts.cut_off[PROCESS] = [Span(at(moment), at(moment)) for moment in moments]
+    return facts
+
+
 FIRST, SECOND = make_run(1, 1), make_run(2, 2)
 FOURTH = replace(make_run(3, 4), missed_slots=1, window_start=at(2))
 SOUND = make_history(FIRST, SECOND, FOURTH)
@@ -115,6 +134,12 @@ LOST_FOR_GOOD = make_history(FIRST, LOST, on_lost="fail")
         (RETRIED, killed(2.1)),
         (LOST_FOR_GOOD, killed(2.1)),
         (LOST_FOR_GOOD, Facts(outages=[Span(at(1.9), at(2.05))])),
+        (LOST_FOR_GOOD, cut_off(2.1)),
+        (make_history(FIRST, failed(SECOND, "OperationalError"), on_lost="fail"), cut_off(2.1)),
+        (
+            SOUND,
+            replace(cut_off(2.1), refused=[Refusal(Span(at(2), at(2.2)), PROCESS, "503: away")]),
+        ),
         (ELSEWHERE, Facts(answered=3)),
     ],
 )
@@ -303,7 +328,27 @@ UNSOUND = {
     "was answered 500": (
         "harmed",
         SOUND,
-        Facts(refused=[(Span(at(2), at(2.1)), "500: an unexpected error")]),
+        Facts(refused=[Refusal(Span(at(2), at(2.1)), PROCESS, "500: an unexpected error")]),
+    ),
+    "was answered 503": (
+        "harmed",
+        SOUND,
+        Facts(
+            refused=[Refusal(Span(at(2), at(2.1)), PROCESS, "503: away")],
+            cut_off=defaultdict(list, {PROCESS + 1: [Span(at(0), at(9))]}),
+        ),
+    ),
+    "was answered 500: in the silence": (
+        "harmed",
+        SOUND,
+        replace(
+            cut_off(2.1), refused=[Refusal(Span(at(2), at(2.1)), PROCESS, "500: in the silence")]
+        ),
+    ),
+    "LookupError after": (
+        "harmed",
+        make_history(FIRST, failed(SECOND, "LookupError"), on_lost="fail"),
+        cut_off(2.1),
     ),
 }
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
+from .audit import LAST_DAY, Span
 from .beating import Chaos
+from .conftest import on
 from .faults import plant
+from .network import CLAIM, TROUBLES
+from .processes import wait_until
 from .storm import BEATS, FLOWS, storm
 
 if TYPE_CHECKING:
@@ -33,7 +38,7 @@ def test_after_chaos_every_slot_and_every_row_is_accounted_for(
     deeds = outcome.figures
     assert deeds["kills"] + deeds["long stops"] > 0, outcome
     assert deeds["database restarts"] == database.crashes, outcome
-    assert deeds["LeaseExpired"] > 0, outcome
+    assert bool(sum(deeds[trouble] for trouble in TROUBLES)) == database.crashes, outcome
 
 
 def test_in_a_storm_of_beats_each_flow_runs_once_a_round(
@@ -55,6 +60,41 @@ def test_chaos_finds_that_the_guard_is_missing(
 
     found = {violation.kind for violation in outcome.violations}
     assert found & {"duplicate", "half-written", "window"}, outcome
+
+
+class Silenced(Chaos):
+    """Chaos in which the claim of each process is never answered, and nothing else is done."""
+
+    def harm(self) -> None:
+        """Silence a commit of each process, and wait until it was sent."""
+        for place in self.places:
+            assert place.process.network
+            trap = place.process.network.set_trap("SILENT", CLAIM)
+            wait_until(trap.sprung.is_set, "it claims")
+            self.facts.cut_off[place.process.id].append(Span(datetime.now(UTC), LAST_DAY))
+
+
+@pytest.mark.parametrize("database", [on("postgresql"), on("mysql")], indirect=True)
+@pytest.mark.parametrize("fault", [None, "limit"])
+def test_chaos_finds_processes_that_wait_for_an_answer_for_ever(
+    make_site: MakeSite,
+    database: Database,
+    project: Project,
+    tmp_path: Path,
+    *,
+    fault: str | None,
+) -> None:
+    source = plant(fault, project.source, tmp_path) if fault else None
+
+    chaos = Silenced(make_site("mixture", source), database, 0, SECONDS)
+    if fault:  # they never recover
+        chaos.patience = 60.0
+
+    outcome = chaos.run()
+
+    found = [str(violation) for violation in outcome.violations if violation.kind == "stuck"]
+    assert any("claims nothing any more" in text for text in found) is bool(fault), outcome
+    assert fault or not outcome.violations, outcome
 
 
 def test_a_storm_finds_that_the_lock_is_missing(

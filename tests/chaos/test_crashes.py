@@ -9,12 +9,15 @@ import pytest
 
 from .audit import Facts, Span, audit
 from .conftest import on
+from .faults import plant
 from .processes import wait_until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .audit import FlowRun, History
     from .conftest import MakeSite
-    from .processes import Process, Site
+    from .processes import Process, Project, Site
 
 pytestmark = [pytest.mark.install, pytest.mark.slow, pytest.mark.chaos]
 
@@ -80,6 +83,23 @@ def test_a_killed_run_is_reaped_by_the_first_beat_after_its_lease(
     else:
         assert fate == ("schedule", 1, False, "success")
     assert audit(history, facts_about(doomed, killed_at)) == []
+
+
+def test_the_audit_finds_a_lost_slot_that_is_not_due_again(
+    make_site: MakeSite, project: Project, tmp_path: Path
+) -> None:
+    site = make_site("hold retry", plant("retry", project.source, tmp_path))
+    doomed, other = site.start_all(2)
+    begin_run(site, doomed)
+
+    doomed.kill()
+    killed_at = datetime.now(UTC)
+    let_go(site)
+    wait_until_expired(site)
+    other.beat()
+
+    found = audit(calm(site, other), facts_about(doomed, killed_at))
+    assert "lost" in {violation.kind for violation in found}, found
 
 
 @pytest.mark.parametrize(
