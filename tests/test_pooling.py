@@ -125,7 +125,7 @@ def test_it_works_behind_a_proxy_that_pools_transactions(
 
     assert [child.finish(PATIENCE_SECONDS).status for child in migrations] == [0, 0, 0]
     checked = project.heartbeat("check", **environment).output
-    assert "at the heartbeat's revision" in checked
+    assert "heartbeat tables at revision" in checked
     assert "your own migrations are applied" in checked
     with project.serve("production.ini", **environment) as server:
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -136,11 +136,11 @@ def test_it_works_behind_a_proxy_that_pools_transactions(
             with ThreadPoolExecutor(3) as callers:
                 replies = callers.map(server.beat, [project.token] * 3)
             statuses += [reply.status for reply in replies]
-            runs = Counter(run["name"] for run in history(project, environment))
+            runs = Counter(run["flow"] for run in history(project, environment))
 
     assert set(statuses) == {200}, server.said
     ended = {
-        (run["name"].partition("_")[0], run["status"], str(run["result"]), run["error_message"])
+        (run["flow"].partition("_")[0], run["status"], str(run["result"]), run["error_message"])
         for run in history(project, environment)
     }
     assert ended == {

@@ -1,0 +1,65 @@
+"""What UPGRADING.md promises: followed by hand, from the first release to here."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import TEMPLATE, make_config, render_into
+from test_project import Project, make_project, user_environment
+from test_rendering import ENGINE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# The commit of the first release, 0.1.0; it has no tag.
+FIRST_RELEASE = "7302ee1"
+PACKAGE = "src/data_flows"
+
+
+def extract_first_release(folder: Path) -> Path:
+    """Write the template as it was released first; without git's history the test is skipped."""
+    command = ["git", "archive", FIRST_RELEASE]
+    done = subprocess.run(command, cwd=TEMPLATE, capture_output=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("the history of the template is not here")
+    folder.mkdir()
+    subprocess.run(["tar", "-x"], cwd=folder, input=done.stdout, check=True)
+    return folder
+
+
+def named_files() -> list[str]:
+    """Give the files with which the points of UPGRADING.md begin, above the first release."""
+    section = (TEMPLATE / "UPGRADING.md").read_text().partition("\n## 0.1.0\n")[0]
+    heads = re.findall(r"^- ((?:`[^`]+`(?:,| and)? ?)+)", section, re.MULTILINE)
+    names = [name for head in heads for name in re.findall(r"`([^`]+)`", head)]
+    return [name.replace("src/YOUR_PACKAGE", PACKAGE) for name in names]
+
+
+@pytest.mark.install
+@pytest.mark.slow
+def test_the_first_release_is_upgraded_by_hand_as_it_says(tmp_path: Path) -> None:
+    old = extract_first_release(tmp_path / "first")
+    project: Project = make_project(tmp_path, user_environment(tmp_path), template=old)
+    new = render_into(tmp_path / "new", make_config(tmp_path))
+    assert project.heartbeat("beat").status == 0
+
+    shutil.rmtree(project.folder / PACKAGE / "heartbeat")
+    shutil.copytree(new / PACKAGE / "heartbeat", project.folder / PACKAGE / "heartbeat")
+    shutil.rmtree(project.folder / "tests" / "heartbeat")
+    (project.folder / "tests" / "factories.py").unlink()
+    for name in filter(lambda name: (new / name).is_file(), named_files()):
+        shutil.copy(new / name, project.folder / name)
+    project.done("make", "setup")
+
+    checked = project.heartbeat("check")
+    assert checked.status == 0, checked.everything
+    version = (ENGINE / "VERSION").read_text().strip()
+    assert f"engine {version}, unchanged" in checked.output
+    assert [run["status"] for run in project.runs()] == ["success"]
+    project.run_tests()
+    project.done(".venv/bin/ruff", "check", ".")
+    project.done(".venv/bin/mypy")
