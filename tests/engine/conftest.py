@@ -22,6 +22,7 @@ from webtest import TestApp
 from data_flows import main
 from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.cli import main as heartbeat_command
+from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.db import Limits, make_engine
 from data_flows.heartbeat.models import EngineBase
 from data_flows.models import Base
@@ -155,7 +156,7 @@ def narrow_url(narrow_database_url: str, monkeypatch: pytest.MonkeyPatch) -> str
     return narrow_database_url
 
 
-class FakeClock:
+class FakeClock(Clock):
     """A clock that stands still until a test moves it. Sleeping moves it too."""
 
     def __init__(self, start: datetime = datetime(2026, 3, 1, 12, tzinfo=UTC)) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
-from data_flows.heartbeat.runs.run import ClaimedRun
+from data_flows.heartbeat.run import ClaimedRun
 
 # What FakeClock shows at first.
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import func, make_url, select, update
 from sqlalchemy.orm import Session
 
-from data_flows.heartbeat.clock import SystemClock
+from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.db import make_engine
 from data_flows.heartbeat.migrations import require_current
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
@@ -56,7 +56,7 @@ def test_simultaneous_beats_of_two_processes_run_each_slot_once(
         assert sum(reply["flows_succeeded"] for reply in replies) == MANY
         assert len(rows(dbsession, WRITTEN.c.id)) == round_number * MANY
         # All at once, at a slot that nobody had yet.
-        dbsession.execute(update(DataFlow).values(next_run_at=SystemClock().now()))
+        dbsession.execute(update(DataFlow).values(next_run_at=Clock().now()))
         dbsession.commit()
 
     ran = rows(dbsession, WRITTEN.c.flow_name, WRITTEN.c.slot)
@@ -152,7 +152,7 @@ def test_a_flow_that_holds_the_write_lock_for_twice_the_lease_gets_nobody_reaped
 def test_ten_processes_that_beat_at_once_run_each_flow_and_reap_each_lost_run_once(
     ten_at_once: TenAtOnce, database_url: str, dbsession: Session
 ) -> None:
-    past = SystemClock().now() - timedelta(hours=1)
+    past = Clock().now() - timedelta(hours=1)
     for number in range(MANY):
         lost = data_flow_run(status="in_progress", started_at=past, lease_expires_at=past)
         # Nobody knows its handler, so that it is not due again.

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from data_flows.heartbeat.clock import SystemClock
+from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
 
 from ..factories import data_flow, data_flow_beat, data_flow_run
@@ -21,7 +21,7 @@ KEPT = 100  # the default of `keep_runs`
 
 def make_history(dbsession: Session, flows: list[DataFlow]) -> None:
     """Store old runs of each flow, half of them failed, and old beats."""
-    long_ago = SystemClock().now() - timedelta(days=99)
+    long_ago = Clock().now() - timedelta(days=99)
     for flow in flows:
         dbsession.add_all(
             data_flow_run(
@@ -62,7 +62,7 @@ def test_beats_of_two_processes_prune_while_they_run_flows(
     replies: list[dict[str, Any]] = []
 
     def nothing_old_is_left() -> bool:
-        dbsession.execute(update(DataFlow).values(next_run_at=SystemClock().now()))
+        dbsession.execute(update(DataFlow).values(next_run_at=Clock().now()))
         dbsession.commit()
         replies.extend(at_once(*[server.beat for server in servers for _ in range(2)]))
         return ("old",) not in rows(dbsession, DataFlowRun.worker)

@@ -15,8 +15,8 @@ from data_flows.heartbeat.core import Heartbeat
 from data_flows.heartbeat.db import make_engine
 from data_flows.heartbeat.migrations.server import create_database
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
+from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim
-from data_flows.heartbeat.runs.run import ClaimedRun
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import data_flow, data_flow_run

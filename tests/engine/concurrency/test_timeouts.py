@@ -18,7 +18,7 @@ from sqlalchemy import Engine, column, func, insert, make_url, select, table, up
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from data_flows.heartbeat.clock import SystemClock
+from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.db import Limits, make_engine
 from data_flows.heartbeat.errors import DeclarationError
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
@@ -52,7 +52,7 @@ def start(make_app: MakeApp, tmp_path: Path, shared: None) -> Start:
     del shared  # it must be there
 
     def turn(config: Configurator) -> None:
-        config.registry["heartbeat"].clock = SystemClock()
+        config.registry["heartbeat"].clock = Clock()
 
     def make(*functions: Handler, timeout: str = LONG, **options: Any) -> Any:
         options = {"configuration": {"folder": str(tmp_path)}, "timeout": timeout, **options}

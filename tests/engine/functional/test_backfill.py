@@ -16,11 +16,11 @@ from sqlalchemy.orm import Session
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.cli import main
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
+from data_flows.heartbeat.run import Window
 from data_flows.heartbeat.runs.claim import take_pending
 from data_flows.heartbeat.runs.execute import execute
 from data_flows.heartbeat.runs.register import register
 from data_flows.heartbeat.runs.request import ask_for_run, lock_flow
-from data_flows.heartbeat.runs.run import Window
 
 from ..conftest import TOKEN, FakeClock, MakeApp, heartbeat_of
 from ..factories import data_flow_run

@@ -16,12 +16,12 @@ from webtest import TestApp
 
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
+from data_flows.heartbeat.run import Window
 from data_flows.heartbeat.runs import set_back
 from data_flows.heartbeat.runs.claim import claim
 from data_flows.heartbeat.runs.lease import renew
 from data_flows.heartbeat.runs.register import register
 from data_flows.heartbeat.runs.request import ask_for_run, claim_by_hand, lock_flow
-from data_flows.heartbeat.runs.run import Window
 from data_flows.heartbeat.runs.set_back import follow_clock, restart_waiting
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of

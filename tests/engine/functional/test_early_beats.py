@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from data_flows.heartbeat import Run
-from data_flows.heartbeat.clock import SystemClock
+from data_flows.heartbeat.clock import Clock as MachineClock
 from data_flows.heartbeat.db import begin_writing
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
 from data_flows.heartbeat.runs.beat import run_beat
@@ -530,7 +530,7 @@ def test_a_slot_that_comes_while_a_run_goes_on_is_run_at_its_time(
         came.set()
 
     app = make_app((long, {"every": "1d"}), (soon, {"start": "next", "every": "1d"}))
-    heartbeat_of(app).clock = clock = SystemClock()
+    heartbeat_of(app).clock = clock = MachineClock()
     post(app, status=202, Prefer="wait=0")
     gate.wait_for_arrival()
     gate.open()

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.redaction import LONGEST_BACKTRACE, LONGEST_MESSAGE
-from data_flows.heartbeat.runs.run import LONGEST_LOG
+from data_flows.heartbeat.run_log import LONGEST_LOG
 
 from ..conftest import MakeApp
 from ..notes import Note

@@ -17,14 +17,14 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from data_flows.heartbeat import Heartbeat, Run
-from data_flows.heartbeat.clock import SystemClock
+from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.db import begin_writing
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
 from data_flows.heartbeat.optional import pruning
+from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.execute import execute
 from data_flows.heartbeat.runs.register import register
 from data_flows.heartbeat.runs.request import claim_by_hand
-from data_flows.heartbeat.runs.run import ClaimedRun
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import NOON, data_flow, data_flow_beat, data_flow_run
@@ -553,7 +553,7 @@ def test_the_command_removes_all_there_is_to_remove_and_says_how_much(
     command: Command, history: History
 ) -> None:
     flow = idle_flow()
-    long_ago = SystemClock().now() - NOON + 400 * DAY  # the command knows the real time only
+    long_ago = Clock().now() - NOON + 400 * DAY  # the command knows the real time only
     history.add(*(ended(flow, "success", long_ago) for _ in range(2 * pruning.ROWS + 101)))
     history.add(*(data_flow_beat(received_at=NOON - long_ago) for _ in range(pruning.ROWS)))
 
@@ -567,7 +567,7 @@ def test_the_command_removes_all_there_is_to_remove_and_says_how_much(
 
 def test_the_command_keeps_what_the_settings_say(command: Command, history: History) -> None:
     flow = idle_flow()
-    long_ago = SystemClock().now() - NOON
+    long_ago = Clock().now() - NOON
     for age in (5, 4, 3, 2):
         history.add(ended(flow, "failed", long_ago + age * DAY, worker=f"{age} days ago"))
 

@@ -34,6 +34,7 @@ from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.db import begin_writing
 from data_flows.heartbeat.errors import ActiveRunError
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
+from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim
 from data_flows.heartbeat.runs.due import look
 from data_flows.heartbeat.runs.execute import execute_here
@@ -41,7 +42,6 @@ from data_flows.heartbeat.runs.lease import renew
 from data_flows.heartbeat.runs.reap import expired_runs, reap
 from data_flows.heartbeat.runs.register import register
 from data_flows.heartbeat.runs.request import claim_by_hand
-from data_flows.heartbeat.runs.run import ClaimedRun
 from data_flows.heartbeat.runs.set_back import follow_clock
 from data_flows.heartbeat.schedules.every import rescheduled
 

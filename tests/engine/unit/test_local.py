@@ -7,7 +7,7 @@ import pytest
 
 from data_flows.heartbeat.executors import local
 from data_flows.heartbeat.executors.local import LocalExecutor
-from data_flows.heartbeat.runs.run import ClaimedRun
+from data_flows.heartbeat.run import ClaimedRun
 
 from ..factories import claimed_run
 

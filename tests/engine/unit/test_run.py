@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from data_flows.heartbeat.runs.run import LONGEST_LOG, RunLog
+from data_flows.heartbeat.run_log import LONGEST_LOG, RunLog
 
 
 @pytest.fixture

@@ -13,22 +13,16 @@ from types import ModuleType
 # First, so that it reports a package that is missing.
 from . import startup as startup  # isort: split
 
-from pydantic import SecretStr
 from pyramid.config import Configurator
-from sqlalchemy import URL
 
-from .clock import SystemClock
-from .core import Heartbeat
-from .db import BOOKKEEPING, UNLIMITED, database_url, make_engine
-from .executors.local import LocalExecutor
+from .core import Heartbeat, make_heartbeat
+from .db import database_url, make_engine
 from .models.meta import UTCDateTime
 from .registry import add_flow, flow
 from .routes import require_same_place
-from .runs.run import Run, Window
-from .runs.session import watch_session
+from .run import Run, Window
 from .security.policy import HeartbeatSecurityPolicy
-from .security.token import Tokens
-from .settings import Settings, read_settings, weakness
+from .settings import read_settings
 
 __all__ = [
     "Heartbeat",
@@ -68,13 +62,12 @@ def includeme(config: Configurator) -> None:
         require_same_place(config)
         return
     settings, url = read_settings(config.registry.settings)
-    config.registry["heartbeat"] = heartbeat = make_heartbeat(settings, url)
-    heartbeat.tokens.weakness = heartbeat.operator_tokens.weakness = weakness
+    config.registry["heartbeat"] = make_heartbeat(settings, url)
     config.registry["heartbeat.declared"] = {}
     config.add_directive("add_flow", add_flow)
     if not settings.require_token:
         log.warning("anybody may beat: heartbeat.require_token is false")
-    config.include(".security.policy")
+    config.include(".views.guard")
     config.include(".views.beat")
     for module in optional_modules():
         if hasattr(module, "includeme"):
@@ -87,25 +80,3 @@ def includeme(config: Configurator) -> None:
 def optional_modules() -> list[ModuleType]:
     """Import the optional parts and return them, in order."""
     return [import_module(f".optional.{name}", __package__) for name in OPTIONAL]
-
-
-def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
-    """Return what an application holds of the heartbeat, without any flow yet.
-
-    It connects when it is used. Raises SettingsError when the database's driver is missing.
-    """
-    flow_engine = make_engine(url, limits=UNLIMITED, pool_size=settings.workers)
-    watch_session(flow_engine)
-    return Heartbeat(
-        settings=settings,
-        engine=make_engine(url, limits=BOOKKEEPING),
-        flow_engine=flow_engine,
-        clock=SystemClock(),
-        executor=LocalExecutor(settings.workers),
-        tokens=Tokens(_secret(settings.token), settings.token_file),
-        operator_tokens=Tokens(_secret(settings.operator_token), settings.operator_token_file),
-    )
-
-
-def _secret(value: SecretStr | None) -> str | None:
-    return value.get_secret_value() if value else None

@@ -1,15 +1,14 @@
-"""The one source of time: handed to whatever needs it, so that tests can turn it."""
+"""The time of beats, flows and runs: tests replace it.
+
+Waits for threads, locks and connections go by the machine itself.
+"""
 
 import time
 from datetime import UTC, datetime
-from typing import Protocol
 
 
-class Clock(Protocol):
-    """What the engine asks of time, answered by the machine unless a clock answers itself.
-
-    Each function reads it once and passes the value on.
-    """
+class Clock:
+    """The machine's clock. A function reads it once and passes the value on."""
 
     def now(self) -> datetime:
         """Return the wall-clock time, aware, in UTC."""
@@ -22,7 +21,3 @@ class Clock(Protocol):
     def sleep(self, seconds: float) -> None:
         """Wait for `seconds`."""
         time.sleep(seconds)
-
-
-class SystemClock(Clock):
-    """The machine's own clock."""

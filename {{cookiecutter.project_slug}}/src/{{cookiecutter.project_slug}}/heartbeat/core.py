@@ -1,6 +1,6 @@
-"""What an application holds of the heartbeat: settings, database, flows and workers, in one place.
+"""One application's heartbeat: its settings, database, flows and workers, in one place.
 
-`request.heartbeat` and the command line receive it; nothing here does any work of its own.
+`request.heartbeat` and the commands receive it. The life of a run is in `runs/`.
 """
 
 import os
@@ -11,22 +11,26 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
 import transaction
-from sqlalchemy import ColumnElement, Engine, event
+from pydantic import SecretStr
+from sqlalchemy import URL, ColumnElement, Engine, event
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from .clock import Clock
-from .db import Waiters
+from .db import BOOKKEEPING, UNLIMITED, Waiters, make_engine
+from .db.flow_session import watch_session
 from .executors.local import LocalExecutor
 from .models import RunStatus
 from .registry import FlowDefinition
-from .runs.run import ClaimedRun, RunLog
+from .run import ClaimedRun
+from .run_log import RunLog
 from .security.token import Tokens
-from .settings import Settings
+from .settings import Settings, weakness
 
 _Result = TypeVar("_Result")
 # How often a step of bookkeeping is tried that the database breaks off to end a deadlock.
@@ -138,3 +142,25 @@ heartbeats: WeakSet[Heartbeat] = WeakSet()
 @cache
 def _worker_name(process: int) -> str:
     return f"{socket.gethostname()[:100]}:{process}:{datetime.now(UTC).isoformat()}"
+
+
+def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
+    """Return what an application holds of the heartbeat, without any flow yet.
+
+    It connects when it is used. Raises SettingsError when the database's driver is missing.
+    """
+    flow_engine = make_engine(url, limits=UNLIMITED, pool_size=settings.workers)
+    watch_session(flow_engine)
+    return Heartbeat(
+        settings=settings,
+        engine=make_engine(url, limits=BOOKKEEPING),
+        flow_engine=flow_engine,
+        clock=Clock(),
+        executor=LocalExecutor(settings.workers),
+        tokens=_tokens(settings.token, settings.token_file),
+        operator_tokens=_tokens(settings.operator_token, settings.operator_token_file),
+    )
+
+
+def _tokens(value: SecretStr | None, file: Path | None) -> Tokens:
+    return Tokens(value.get_secret_value() if value else None, file, weakness)

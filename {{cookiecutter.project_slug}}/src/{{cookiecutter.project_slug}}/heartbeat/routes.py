@@ -25,7 +25,7 @@ HEARTBEAT = property(lambda request: request.registry["heartbeat"])
 
 
 def add_route(config: Configurator, name: str, pattern: str) -> None:
-    """Add a route below the path. Its view guards itself: see `security/policy.py`."""
+    """Add a route below the path. Its view guards itself: see `views/guard.py`."""
     path = config.registry["heartbeat"].settings.path
     config.add_route(f"heartbeat.{name}", path + pattern, factory=Root)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..runs.run import ClaimedRun
+from ..run import ClaimedRun
 
 # How long a thread waits for the next run before it ends, in seconds: many short runs follow each
 # other on one, and none is left of an application that is idle.

@@ -13,17 +13,18 @@ from sqlalchemy.orm import aliased
 
 from ..core import Heartbeat
 from ..db import reading_only
+from ..db.flow_session import flow_transaction
 from ..errors import ConfigurationError, DeclarationError, ScheduleError, did_you_mean
 from ..models import NEVER_SCHEDULED, DataFlow
 from ..models.meta import UTCDateTime
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
 from ..registry import FlowDefinition
+from ..run import Run, Window
+from ..run_log import RunLog
 from ..runs.claim import READ, READ_KINDS
 from ..runs.due import IS_DUE, FlowRow, due_of, query_params, window_of
 from ..runs.execute import configuration_of
 from ..runs.fork import call_flow
-from ..runs.run import Run, RunLog, Window
-from ..runs.session import flow_transaction
 from ..runs.unreadable import problem_of
 from ..tracebacks import text_of
 

@@ -24,18 +24,18 @@ from pyramid.config import Configurator
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from .. import make_heartbeat
-from ..core import Heartbeat
+from ..core import Heartbeat, make_heartbeat
 from ..db import end_transaction, open_transaction
+from ..db.flow_session import FlowSession
 from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
 from ..models import RunStatus
 from ..redaction import shorten
 from ..registry import FlowDefinition
+from ..run import ClaimedRun
+from ..run_log import RunLog
 from ..runs.execute import execute_here
 from ..runs.reap import end_lost
-from ..runs.run import ClaimedRun, RunLog
-from ..runs.session import FlowSession
 from ..tracebacks import text_of
 
 # What the new interpreter runs. Not multiprocessing, which would import the server's own

@@ -20,6 +20,7 @@ from ..errors import DatabaseBusyError
 from ..executors.local import FreeWorkers
 from ..models import DataFlowBeat, RunStatus, table_of
 from ..redaction import describe_error
+from ..run import ClaimedRun
 from ..schedules.every import MAX_EARLY
 from .claim import claim
 from .due import Look, eligibility_filters, look
@@ -29,7 +30,6 @@ from .reap import expired_runs, reap
 from .register import register
 from .release import release_in_doubt, remember_claims
 from .report import BeatReport
-from .run import ClaimedRun
 from .set_back import follow_clock
 from .upcoming import wait_for_slot
 

@@ -20,8 +20,8 @@ from ..db import begin_writing
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.meta import insert_arrays, is_postgresql
+from ..run import ClaimedRun
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
-from .run import ClaimedRun
 from .unreadable import FLOW_KINDS, RUN_KINDS, disable, keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one

@@ -18,9 +18,9 @@ from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..models.meta import is_postgresql
 from ..registry import MAX_INTEGER
+from ..run import ClaimedRun
 from .record import record
 from .retry import follow_failure
-from .run import ClaimedRun
 from .unreadable import disable
 
 # How long a record that could not be written waits for the next try, in seconds; it doubles.

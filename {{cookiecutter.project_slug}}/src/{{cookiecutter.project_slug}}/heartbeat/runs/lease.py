@@ -15,7 +15,7 @@ from ..core import Heartbeat, Leases
 from ..db import Limits, answer_within, begin_writing, limit_transaction
 from ..models import DataFlowRun
 from ..redaction import describe_error
-from .run import ClaimedRun
+from ..run import ClaimedRun
 
 # How often the keeper looks at the clock, in seconds; also how soon it retries what it could not
 # write. Less than the second between the two looks of reaping.

@@ -19,10 +19,10 @@ from ..errors import ClaimLostError, LeaseExpired
 from ..models import DataFlow, DataFlowRun, RunStatus
 from ..models.meta import UTCDateTime
 from ..redaction import describe_error
+from ..run import ClaimedRun
 from .finish import finish
 from .record import record
 from .retry import follow_failure
-from .run import ClaimedRun
 from .unreadable import RUN_KINDS, disable_apart, problem_of
 
 # Long enough for a process that was only locked out of the database to write its renewal.

@@ -16,7 +16,7 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import Cancelled
 from ..models import DataFlow, DataFlowRun, Trigger
-from .run import ClaimedRun
+from ..run import ClaimedRun
 
 log = logging.getLogger(__name__)
 

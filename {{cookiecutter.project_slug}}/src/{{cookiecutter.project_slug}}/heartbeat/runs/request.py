@@ -15,10 +15,10 @@ from ..core import Heartbeat
 from ..db import begin_writing
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..registry import FlowDefinition
+from ..run import ClaimedRun, Window
 from ..schedules.rule import Rule
 from .claim import take_pending
 from .release import remember_claims
-from .run import ClaimedRun, Window
 from .unreadable import require_readable
 
 _Input = TypeVar("_Input", bound=BaseModel)

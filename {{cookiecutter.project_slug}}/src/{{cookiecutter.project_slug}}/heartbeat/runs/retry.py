@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from ..models import DataFlow, DataFlowRun, Trigger
 from ..registry import FlowDefinition
-from .run import ClaimedRun
+from ..run import ClaimedRun
 
 # A run that kills its process each time is given up after this many attempts.
 MOST_ATTEMPTS = 10

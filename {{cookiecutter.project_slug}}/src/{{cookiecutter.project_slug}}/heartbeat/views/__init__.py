@@ -1,1 +1,1 @@
-"""The engine's views. Each is guarded by the deriver of `security/policy.py`."""
+"""The engine's views. Each is guarded by the deriver of `views/guard.py`."""

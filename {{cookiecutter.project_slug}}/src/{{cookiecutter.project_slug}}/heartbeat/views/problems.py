@@ -9,6 +9,8 @@ from pyramid.response import Response
 
 from ..models.stored import show
 
+RETRY_AFTER_SECONDS = "30"
+
 
 def problem(
     status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **members: object
@@ -18,6 +20,11 @@ def problem(
     body = {"type": "about:blank", "title": reason, "status": status.value, "error": reason}
     body |= {"detail": detail, **members}
     return json_reply(status, body, {"Content-Type": "application/problem+json", **(headers or {})})
+
+
+def unavailable(detail: str) -> Response:
+    """Return 503, with when to call again."""
+    return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS})
 
 
 def json_reply(

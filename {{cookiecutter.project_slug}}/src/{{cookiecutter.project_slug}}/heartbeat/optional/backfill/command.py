@@ -17,11 +17,11 @@ from ...errors import DataFlowError, InputError, UnknownFlowError
 from ...models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ...models.data_flow import BACKFILL_HOLD
 from ...printing import printable
+from ...run import ClaimedRun, Window
 from ...runs.claim import take_pending
 from ...runs.execute import execute
 from ...runs.release import remember_claims
 from ...runs.request import ask_for_run, lock_flow, rule_of
-from ...runs.run import ClaimedRun, Window
 from ...runs.unreadable import require_readable
 from ...schedules.between import read_zone
 from ...schedules.rule import Rule, slots_after

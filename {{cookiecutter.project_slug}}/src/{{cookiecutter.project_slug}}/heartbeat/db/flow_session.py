@@ -17,9 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
-from ..db import ENDING, answer_within, break_off, limit_transaction, transaction_control
 from ..errors import SessionControlError, SessionEndedError, SessionInUseError
 from ..tracebacks import is_a
+from .limits import ENDING, limit_transaction
+from .statements import transaction_control
+from .transactions import break_off
+from .watch import answer_within
 
 # How long a thread may take to notice that its statement was broken off, in seconds.
 LEAVING_SECONDS = 5.0

@@ -1,71 +1,13 @@
-"""What a flow receives: its run, with the session to write to and the window to work on."""
+"""What a flow logs, as far as it is kept with its run."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
 
-from sqlalchemy.orm import Session
-
-from ..redaction import describe_error, redact
+from .redaction import describe_error, redact
 
 LONGEST_LOG = 10_000
 _LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """The span of time a run is about, aware, in UTC; `start` is the end of the last one."""
-
-    start: datetime
-    end: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One execution of a flow.
-
-    session: writes through it are committed together with the run's success, or not at all.
-    configuration: the JSON object of the flow's row, or the declared model of it.
-    window: what to work on; windows of successful runs meet without gap or overlap.
-    scheduled_for: the slot, aware UTC; None for a run asked for by hand.
-    attempt: 1, or more for a retry of the same slot.
-    log: a logger whose lines are kept with the run.
-    """
-
-    id: int
-    flow_name: str
-    session: Session
-    configuration: Any
-    window: Window
-    scheduled_for: datetime | None
-    attempt: int
-    log: logging.Logger
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedRun:
-    """A run that is this process's to execute, and what that takes of its flow.
-
-    configuration: the text of the JSON object of the flow's row, as it is stored.
-    """
-
-    id: int
-    data_flow_id: int
-    flow_name: str
-    handler: str
-    configuration: str | None
-    trigger: str
-    attempt: int
-    missed_slots: int
-    scheduled_for: datetime | None
-    window_start: datetime
-    window_end: datetime
-    started_at: datetime
-    claim_id: str
-    worker: str
 
 
 class RunLog(logging.Handler):

@@ -1,0 +1,120 @@
+"""Which requests the engine's views refuse, and with what reply."""
+
+import logging
+from http import HTTPStatus
+
+from pyramid.csrf import check_csrf_origin, check_csrf_token
+from pyramid.httpexceptions import HTTPException, exception_response
+from pyramid.interfaces import IRootFactory, ISecurityPolicy
+from pyramid.request import Request
+from pyramid.response import Response
+
+from ..core import Heartbeat
+from ..routes import Root
+from ..security.addresses import Address, is_within
+from ..security.policy import BEAT, OPERATE, Caller, identify
+from ..settings import Settings
+from .problems import problem, unavailable
+
+log = logging.getLogger(__name__)
+
+LARGEST_BODY = 64 * 1024
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Response | None:
+    """Return the refusal of a request, or None if it may pass."""
+    if permission == BEAT and methods and request.heartbeat.settings.allow_get:
+        methods = (*methods, "GET")
+    caller = request.environ["heartbeat.caller"] = identify(request)
+    refusal = _refusal(request, caller, permission, methods)
+    if refusal is not None:
+        log.warning("refused a call from %s: %s", caller.source, refusal.status)
+    return refusal
+
+
+def _refusal(
+    request: Request, caller: Caller, permission: str, methods: tuple[str, ...]
+) -> Response | None:
+    """Return the first refusal there is. Their order is the contract's."""
+    if methods and request.method not in methods:
+        allowed = ", ".join(methods)
+        return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", {"Allow": allowed})
+    if not _is_allowed(caller.address, request.heartbeat.settings):
+        return problem(HTTPStatus.FORBIDDEN, "calls from this address are not allowed")
+    if not _may(request, caller, permission):
+        return _refuse_token(request, caller)
+    return _refuse_body(request)
+
+
+def _is_allowed(address: Address | None, settings: Settings) -> bool:
+    if address is None:
+        return settings.allowed_ips is None and settings.trusted_proxies is None
+    return settings.allowed_ips is None or is_within(address, settings.allowed_ips)
+
+
+def _refuse_token(request: Request, caller: Caller) -> Response:
+    heartbeat: Heartbeat = request.heartbeat
+    if not (heartbeat.tokens.all() or heartbeat.operator_tokens.all()):
+        detail = "no token is set up: put one into heartbeat.token_file, or run `make setup`"
+        return unavailable(detail)
+    if caller.permission is not None:
+        return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
+    throttle = request.registry.get("heartbeat.throttle")
+    if throttle and (seconds := throttle(caller.address)):
+        detail, headers = "too many calls without a valid token", {"Retry-After": str(seconds)}
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers)
+    detail = "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL"
+    return problem(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
+
+
+def _may(request: Request, caller: Caller, permission: str) -> bool:
+    """Tell whether the caller may: by its token, or as an operator by the application's policy."""
+    if caller.may(permission):
+        return True
+    if permission == BEAT:  # which no cookie can ever authorise
+        return not request.heartbeat.settings.require_token
+    if not _policy_permits(request):
+        return False
+    if request.method not in SAFE_METHODS:
+        # What authorised this may be a cookie, which a browser sends for any site that asks.
+        _check_csrf(request)
+    return True
+
+
+def _policy_permits(request: Request) -> bool:
+    """Ask the application's policy, about the root that its own views have."""
+    if request.registry.queryUtility(ISecurityPolicy) is None:
+        return False
+    root_factory = request.registry.queryUtility(IRootFactory, default=Root)
+    try:
+        return bool(request.has_permission(OPERATE, root_factory(request)))
+    except HTTPException:  # as some send strangers to a login page
+        return False
+
+
+def _check_csrf(request: Request) -> None:
+    check_csrf_origin(request)
+    try:
+        check_csrf_token(request)
+    except AttributeError as error:
+        if hasattr(request, "session"):
+            raise
+        detail = (
+            "this application has no session factory and no CSRF storage policy of its own, and so "
+            "accepts no changes from a browser: send the operators' token in a header"
+        )
+        raise exception_response(403, detail=detail) from error
+
+
+def _refuse_body(request: Request) -> Response | None:
+    """Refuse what is too large: by what it says of itself, else by reading no more than that."""
+    too_large = (request.content_length or 0) > LARGEST_BODY
+    try:
+        body = b"" if too_large else request.body_file_raw.read(LARGEST_BODY + 1)
+    except Exception:  # noqa: BLE001 - each server has its own errors for chunks that are none
+        return problem(HTTPStatus.BAD_REQUEST, "the body cannot be read")
+    if too_large or len(body) > LARGEST_BODY:
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body may have 64 KiB at most")
+    request.body = body  # put back for the view: a server gives it once
+    return None
