@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from sqlalchemy import delete, event, insert, select, text, update
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 
 from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.db import begin_writing
@@ -247,12 +247,7 @@ class Rules(RuleBasedStateMachine):
         pending = [flow for flow in enabled if (run := self.active(flow)) and not run.claim_id]
         due = [flow for flow in enabled if not self.active(flow) and flow.next_slot <= now]
 
-        try:
-            claimed = process.transact(lambda session: claim(session, process, most))
-        except IntegrityError:
-            claimed = process.transact(
-                lambda session: claim(session, process, most, one_by_one=True)
-            )
+        claimed = process.transact(lambda session: claim(session, process, most))
 
         assert len(claimed) <= most
         for run in claimed:

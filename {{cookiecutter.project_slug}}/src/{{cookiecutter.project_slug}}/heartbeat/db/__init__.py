@@ -1,10 +1,12 @@
 """Connections to the database, and all that differs between databases or drivers.
 
 engines: one Engine for each purpose. limits: how long a connection may wait. sqlite: its one write
-lock. readiness: whether a database can be used. transactions: what a transaction can be asked.
+lock. insert: rows that a constraint may refuse. flow_session: the session of a flow.
+readiness: whether a database can be used. transactions: what a transaction can be asked.
 """
 
 from .engines import database_url, make_engine
+from .insert import insert_new
 from .limits import (
     BOOKKEEPING,
     DEFAULT,
@@ -46,6 +48,7 @@ __all__ = [
     "database_url",
     "end_left_transaction",
     "end_transaction",
+    "insert_new",
     "is_silent",
     "is_unavailable",
     "limit_transaction",

@@ -5,7 +5,6 @@ Times go in and come out as aware UTC with microseconds on every database.
 
 import math
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any, cast
 
 import sqlalchemy as sa
@@ -209,17 +208,3 @@ def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
 def is_postgresql(database: sa.Connection | sa.Engine) -> bool:
     """Return whether one statement may write two tables, and take arrays as parameters."""
     return database.dialect.name == "postgresql"
-
-
-@cache
-def insert_arrays(table: sa.Table, names: tuple[str, ...]) -> sa.Insert:
-    """PostgreSQL: insert many rows, of which each parameter gives a column, as an array.
-
-    The text is the same for any number of rows: what has more than 50 parameters, psycopg reads
-    anew at each use, and that is a third of a claim.
-    """
-    types = {name: table.c[name].type for name in names}
-    arrays = [sa.bindparam(name, type_=sa.ARRAY(kind)) for name, kind in types.items()]
-    columns = [sa.column(name, kind) for name, kind in types.items()]
-    rows = sa.func.unnest(*arrays).table_valued(*columns).render_derived()
-    return sa.insert(table).from_select(names, sa.select(*rows.c), include_defaults=False)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, bindparam, insert, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -210,10 +209,7 @@ class _Beat:
         with self.heartbeat.executor.free_workers() as workers:
             runs: list[ClaimedRun] = []
             if workers.free:
-                try:
-                    runs = self._claim_for(workers.free, one_by_one=False)
-                except IntegrityError:
-                    runs = self._claim_for(workers.free, one_by_one=True)
+                runs = self._claim_for(workers.free)
             workers.taken = len(runs)
         with self.counting:
             self.so_far.flows_triggered += len(runs)
@@ -227,9 +223,9 @@ class _Beat:
         self.claimed.set()
         return workers, runs
 
-    def _claim_for(self, workers: int, *, one_by_one: bool) -> list[ClaimedRun]:
+    def _claim_for(self, workers: int) -> list[ClaimedRun]:
         def step(session: Session) -> tuple[list[ClaimedRun], int]:
-            runs = claim(session, self.heartbeat, workers, self.verdicts, one_by_one=one_by_one)
+            runs = claim(session, self.heartbeat, workers, self.verdicts)
             claimed.extend(runs)
             return runs, self.row_id or self._insert(session, self.report())
 

@@ -6,21 +6,20 @@ lock of its flow.
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import NoneType
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, bindparam, cast, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, select, update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing
+from ..db import begin_writing, insert_new
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..models.meta import insert_arrays, is_postgresql
 from ..run import ClaimedRun
+from ..schedules.every import Due
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
 from .unreadable import FLOW_KINDS, RUN_KINDS, disable, keep_readable, problem_of
 
@@ -43,9 +42,6 @@ _LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_ru
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
 _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("most"))
-_FIND_ACTIVE = select(DataFlowRun.data_flow_id, DataFlowRun.id).where(
-    DataFlowRun.data_flow_id.in_(bindparam("flows", expanding=True)), DataFlowRun.active == 1
-)
 # On the tables: see `execute.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
@@ -57,16 +53,13 @@ def claim(
     heartbeat: Heartbeat,
     most: int,
     verdicts: Mapping[int, bool] = NO_VERDICTS,
-    *,
-    one_by_one: bool = False,
 ) -> list[ClaimedRun]:
     """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
 
     verdicts: whether flows may run, by id, as far as this beat has checked their conditions.
 
     The caller commits; then the runs are this process's to execute. Rows that another process holds
-    are passed over, not waited for, so an empty list does not mean that nothing is due. Raises
-    IntegrityError where the database refuses a run; a claim `one_by_one` passes over that flow.
+    are passed over, not waited for, so an empty list does not mean that nothing is due.
     """
     begin_writing(session, heartbeat.waiting_beats)
     free, known = eligibility_filters(heartbeat, verdicts), heartbeat.flows
@@ -84,11 +77,7 @@ def claim(
     flows = [flow for flow in flows if flow.handler in known]
     # One that came to be due since conditions were asked is asked first.
     flows = [flow for flow in flows if verdicts.get(flow.id, not known[flow.handler].when)]
-    if not one_by_one:
-        return runs + _take_slots(session, heartbeat, flows, now)
-    for flow in flows:
-        runs += _take_slot_alone(session, heartbeat, flow, now)
-    return runs
+    return runs + _take_slots(session, heartbeat, flows, now)
 
 
 def take_pending(
@@ -126,47 +115,50 @@ def _take(
     return run
 
 
-def _take_slot_alone(
-    session: Session, heartbeat: Heartbeat, flow: FlowRow, now: datetime
-) -> list[ClaimedRun]:
-    """Take one flow's slot, or pass over it where the database refuses the run."""
-    try:
-        with session.begin_nested():
-            return _take_slots(session, heartbeat, [flow], now)
-    except IntegrityError:
-        if not _active(session, [flow]):
-            # The slot has its run already, made by somebody else: the grid moves past it.
-            _move_on(session, heartbeat, [flow], now)
-        return []
-
-
 def _take_slots(
     session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
 ) -> list[ClaimedRun]:
-    return _insert(session, heartbeat, now, _move_on(session, heartbeat, flows, now))
+    """Insert a run for each slot that is due, and set where its flow goes on.
 
-
-def _move_on(
-    session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
-) -> list[tuple[FlowRow, dict[str, object]]]:
-    """Set the next slot of flows, and return what is due of each. A first claim sets its grid."""
-    runs, changes = list[tuple[FlowRow, dict[str, object]]](), dict[int, dict[str, object]]()
+    A flow without a due slot moves on without a run. One whose slot has its run already, made by
+    hand, does too; one that has another active run stays as it is.
+    """
+    wanted, changes = list[tuple[FlowRow, dict[str, object]]](), dict[int, dict[str, object]]()
     for flow in flows:
         try:
             found = due_of(heartbeat, flow, now)
+            changes[flow.id] = _moved_on(heartbeat, flow, found, now)
         except ScheduleError as error:  # the row was changed by hand
             disable(session, now, flow.id, str(error))
             continue
-        slot = found.slot
-        missed = min(flow.skipped_slots + found.missed_slots, MAX_BIG_INTEGER)
-        slots = {"next_run_at": found.next_slot, "last_slot_at": slot or flow.last_slot_at}
-        starts = window_of(heartbeat, flow, slot, now)[0] if slot else flow.window_starts_at
-        slots |= {"window_starts_at": starts, "skipped_slots": 0 if slot else missed}
-        changes[flow.id] = slots
-        if slot:
-            runs.append((flow, {"scheduled_for": slot, "missed_slots": missed}))
+        if found.slot:
+            slots = {"scheduled_for": found.slot, "missed_slots": _missed_slots(flow, found)}
+            wanted.append((flow, slots))
+    runs = _insert(session, heartbeat, now, wanted)
+    if len(runs) < len(wanted):
+        refused = {flow.id for flow, _ in wanted} - {run.data_flow_id for run in runs}
+        others = _active(refused, _RUN.c.data_flow_id)
+        for flow_id in session.connection().scalars(others):
+            del changes[flow_id]
     _change(session, now, changes)
     return runs
+
+
+def _moved_on(heartbeat: Heartbeat, flow: FlowRow, found: Due, now: datetime) -> dict[str, object]:
+    """Return where a flow goes on. Its first slot sets its grid and starts its windows."""
+    slot, starts = found.slot, flow.window_starts_at
+    if slot:
+        starts, _ = window_of(heartbeat, flow, slot, now)
+    return {
+        "next_run_at": found.next_slot,
+        "last_slot_at": slot or flow.last_slot_at,
+        "window_starts_at": starts,
+        "skipped_slots": 0 if slot else _missed_slots(flow, found),
+    }
+
+
+def _missed_slots(flow: FlowRow, found: Due) -> int:
+    return int(min(flow.skipped_slots + found.missed_slots, MAX_BIG_INTEGER))
 
 
 def _change(session: Session, now: datetime, changes: Mapping[int, dict[str, object]]) -> None:
@@ -183,26 +175,24 @@ def _insert(
     session: Session,
     heartbeat: Heartbeat,
     now: datetime,
-    runs: Sequence[tuple[FlowRow, Mapping[str, object]]],
+    wanted: Sequence[tuple[FlowRow, Mapping[str, object]]],
 ) -> list[ClaimedRun]:
-    """Insert a run for each flow, ours from the start; return them."""
-    if not runs:
+    """Insert a run for each flow, ours from the start; return those that the database takes."""
+    if not wanted:
         return []
     new = {"created_at": now, "trigger": Trigger.SCHEDULE.value, "attempt": 1}
     rows = [
         {"data_flow_id": flow.id, **new, **run, **_taken(heartbeat, flow, run, now)}
-        for flow, run in runs
+        for flow, run in wanted
     ]
-    connection = session.connection()
-    if is_postgresql(connection):
-        statement = insert_arrays(_RUN, (*rows[0],)).returning(_RUN.c.data_flow_id, _RUN.c.id)
-        arrays = {name: [row[name] for row in rows] for name in rows[0]}
-        ids = dict(connection.execute(statement, arrays).all())
-    else:
-        connection.execute(insert(_RUN), rows)
-        ids = _active(session, [flow for flow, _ in runs])
-    pairs = zip(runs, rows, strict=True)
-    return [_claimed(flow, {**row, "id": ids[flow.id]}) for (flow, _), row in pairs]
+    active = _active([flow.id for flow, _ in wanted], _RUN.c.claim_id, _RUN.c.id)
+    ids = insert_new(session.connection(), _RUN, rows, "claim_id", active)
+    pairs = zip(wanted, rows, strict=True)
+    return [
+        _claimed(flow, {**row, "id": ids[row["claim_id"]]})
+        for (flow, _), row in pairs
+        if row["claim_id"] in ids
+    ]
 
 
 def _taken(
@@ -241,7 +231,6 @@ def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -
     return session.connection().execute(statement.with_for_update(skip_locked=True), asked).all()
 
 
-def _active(session: Session, flows: Sequence[FlowRow]) -> dict[int, int]:
-    """Return the ids of the runs of these flows that are pending or in progress, by flow."""
-    asked = {"flows": [flow.id for flow in flows]}
-    return dict(session.connection().execute(_FIND_ACTIVE, asked).all()) if flows else {}
+def _active(flow_ids: Collection[int], *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:
+    """Select columns of the runs of these flows that have not ended."""
+    return select(*columns).where(_RUN.c.data_flow_id.in_(flow_ids), _RUN.c.active == 1)
