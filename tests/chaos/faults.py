@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-ENDS, CLAIMS, REAPS = "runs/finish.py", "runs/claim.py", "runs/reap.py"
+ENDS, CLAIMS = "runs/finish.py", "runs/claim.py"
 LIMITS = "db/limits.py"
 TABLES = "migrations/versions/0001_create_the_heartbeat_tables.py"
 # What is taken out of the engine: in a file, all that a pattern matches.
@@ -28,7 +28,7 @@ FAULTS = {
         (TABLES, r" +sa\.UniqueConstraint\(\"data_flow_id\", \"active\", .*\),\n"),
     ),
     # A slot whose run was lost is not due again.
-    "retry": ((REAPS, r" +follow_failure\(session, .*, lost=True\)\n"),),
+    "retry": ((ENDS, r" +follow_failure\(session, .*, lost=True\)\n"),),
     # Answers of the server are waited for without limit.
     "limit": (
         (LIMITS, r" +for name in \(\"do_execute\", .*\n +setattr\(.*, limits\.answer\)\)\n"),
@@ -45,6 +45,6 @@ def plant(fault: str, source: Path, folder: Path) -> Path:
         file = engine / name
         text, found = re.subn(pattern, "", file.read_text())
         if not found:
-            raise LookupError(f"{name} has nothing like {pattern!r}: mend the fault")
+            raise LookupError(f"{name} has nothing like {pattern!r}: correct the pattern of the fault")
         file.write_text(text)
     return copy

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.errors import LeaseExpired
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
-from data_flows.heartbeat.runs.reap import end_lost
+from data_flows.heartbeat.runs.finish import end_lost
 from data_flows.heartbeat.runs.retry import MOST_ATTEMPTS
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of

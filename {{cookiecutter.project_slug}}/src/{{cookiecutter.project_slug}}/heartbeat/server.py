@@ -28,7 +28,7 @@ from .core import Heartbeat, heartbeats
 from .errors import Interrupted, SettingsError
 from .redaction import describe_error
 from .run import ClaimedRun
-from .runs.reap import end_lost
+from .runs.finish import end_lost
 
 # What there is after `shutdown_grace`, in seconds, for all that follows; and what marking runs gets
 # of it, once before what they have started is ended, and once after.

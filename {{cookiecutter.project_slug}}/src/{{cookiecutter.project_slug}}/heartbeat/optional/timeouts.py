@@ -35,7 +35,7 @@ from ..registry import FlowDefinition
 from ..run import ClaimedRun
 from ..run_log import RunLog
 from ..runs.execute import execute_here
-from ..runs.reap import end_lost
+from ..runs.finish import end_lost
 from ..tracebacks import text_of
 
 # What the new interpreter runs. Not multiprocessing, which would import the server's own

@@ -21,7 +21,8 @@ from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..run import ClaimedRun
 from ..schedules.every import Due
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
-from .unreadable import FLOW_KINDS, RUN_KINDS, disable, keep_readable, problem_of
+from .finish import disable
+from .unreadable import FLOW_KINDS, RUN_KINDS, keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
 # that cannot be must fail its own flow, and not the claim of all.
@@ -97,7 +98,7 @@ def take_pending(
     runs = list[ClaimedRun]()
     for row in found:
         if problem := problem_of(row, RUN_KINDS):
-            disable(session, now, row.data_flow_id, str(problem))
+            disable(session, row.data_flow_id, str(problem), now)
         else:
             flow = flows[row.data_flow_id]
             runs.append(_take(session, heartbeat, flow, row._asdict(), now))
@@ -129,7 +130,7 @@ def _take_slots(
             found = due_of(heartbeat, flow, now)
             changes[flow.id] = _moved_on(heartbeat, flow, found, now)
         except ScheduleError as error:  # the row was changed by hand
-            disable(session, now, flow.id, str(error))
+            disable(session, flow.id, str(error), now)
             continue
         if found.slot:
             slots = {"scheduled_for": found.slot, "missed_slots": _missed_slots(flow, found)}

@@ -76,10 +76,10 @@ def execute_here(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
         details = describe_error(error, heartbeat.secrets())
         kind, message = details["error_type"], details["error_message"]
         log.warning("%s failed: %s: %s", run.flow_name, kind, printable(message))
-        disable_for = None
+        disabled_reason = None
         if is_a(error, ConfigurationError) and error.is_unreadable:
-            disable_for = str(error)
-        return record_failure(heartbeat, run, details | measured(), disable_for)
+            disabled_reason = str(error)
+        return record_failure(heartbeat, run, details | measured(), disabled_reason)
     # No line of its own in production: the history has it.
     log.debug("%s succeeded: run %d", run.flow_name, run.id)
     return status

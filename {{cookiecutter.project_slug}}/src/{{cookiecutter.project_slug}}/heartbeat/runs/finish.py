@@ -1,30 +1,29 @@
-"""The end of a run: its row and its flow's `last_run_*`, written together behind a guard."""
+"""The end of a run: the only place where a run becomes `success` or `failed`.
+
+Its row and its flow's `last_run_*` are written together, and its flow's row is locked first.
+"""
 
 import logging
-from collections.abc import Callable
+import math
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Update, bindparam, case, or_, select, update
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Connection, Engine, Update, bindparam, case, false, or_, select, update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing, reason
-from ..errors import ClaimLostError
+from ..db import begin_writing
+from ..errors import Cancelled, ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..models.meta import is_postgresql
+from ..redaction import describe_error
 from ..registry import MAX_INTEGER
 from ..run import ClaimedRun
-from .record import record
+from .record import record, write_end
 from .retry import follow_failure
-from .unreadable import disable
-
-# How long a record that could not be written waits for the next try, in seconds; it doubles.
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0
 
 log = logging.getLogger(__name__)
 
@@ -44,28 +43,93 @@ def record_success(heartbeat: Heartbeat, run: ClaimedRun, values: dict[str, Any]
             finish(connection, run, RunStatus.SUCCESS, heartbeat.clock.now(), **values)
         return RunStatus.SUCCESS
 
-    return _record(heartbeat, run, write)
+    return write_end(heartbeat, run, write)
 
 
 def record_failure(
-    heartbeat: Heartbeat, run: ClaimedRun, values: dict[str, Any], disable_for: str | None = None
+    heartbeat: Heartbeat,
+    run: ClaimedRun,
+    values: dict[str, Any],
+    disabled_reason: str | None = None,
 ) -> RunStatus:
     """Record the failure of a run, and what follows of it. Return the status that it has then.
 
-    disable_for: the reason to disable the flow, which every other run would fail for, too.
+    disabled_reason: why to disable the flow, if each of its runs would fail in the same way.
     """
 
-    def work(session: Session, values: dict[str, Any]) -> RunStatus:
+    def step(session: Session, values: dict[str, Any]) -> RunStatus:
         begin_writing(session)
         now = heartbeat.clock.now()
         finish(session.connection(), run, RunStatus.FAILED, now, **values)
-        if disable_for:
-            disable(session, now, run.data_flow_id, disable_for)
+        if disabled_reason:
+            disable(session, run.data_flow_id, disabled_reason, now)
         else:
             follow_failure(session, heartbeat.flows.get(run.handler), run, now)
         return RunStatus.FAILED
 
-    return _record(heartbeat, run, lambda: record(heartbeat, work, values))
+    return write_end(heartbeat, run, lambda: record(heartbeat, step, values))
+
+
+def end_lost(
+    heartbeat: Heartbeat,
+    run: ClaimedRun | DataFlowRun,
+    error: BaseException,
+    *,
+    lease: datetime | None = None,
+    patience: float = math.inf,
+    log_text: str | None = None,
+) -> bool:
+    """Fail a run whose process has died or stops; `on_lost="retry"` makes its slot due again.
+
+    Return False where there is nothing to end: the run has ended, is somebody else's, or its lease
+    is no longer `lease`; its row or its flow's is gone, or locked at this moment; or it took more
+    than `patience` seconds until the database could be written.
+    """
+    asked = heartbeat.clock.monotonic()
+
+    def step(session: Session, values: dict[str, Any]) -> bool:
+        begin_writing(session)
+        handlers = select(DataFlow.handler).where(DataFlow.id == run.data_flow_id)
+        handler = session.scalar(handlers.with_for_update(skip_locked=True))
+        itself = select(DataFlowRun.id).where(DataFlowRun.id == run.id)
+        is_free = session.scalar(itself.with_for_update(skip_locked=True)) is not None
+        if handler is None or not is_free or heartbeat.clock.monotonic() - asked > patience:
+            return False
+        now = heartbeat.clock.now()
+        seconds = max((now - (run.started_at or now)).total_seconds(), 0)
+        values = {"duration": seconds, **values}
+        finish(session.connection(), run, RunStatus.FAILED, now, lease=lease, **values)
+        follow_failure(session, heartbeat.flows.get(handler), run, now, lost=True)
+        return True
+
+    details = describe_error(error, heartbeat.secrets())
+    try:
+        return record(heartbeat, step, {"log": log_text, **details})
+    except ClaimLostError:
+        return False
+
+
+def disable(
+    session: Session, flow_id: int, disabled_reason: str, now: datetime, run_id: int | None = None
+) -> None:
+    """Disable a flow whose row is locked, and cancel its run that is pending, or is `run_id`."""
+    flow = update(_FLOW).where(_FLOW.c.id == flow_id, _FLOW.c.enabled != false())
+    values = {"enabled": False, "disabled_reason": disabled_reason, "updated_at": now}
+    if session.connection().execute(flow.values(values)).rowcount:
+        name = session.scalar(select(_FLOW.c.name).where(_FLOW.c.id == flow_id))
+        log.warning("flow %s is disabled: %s", name, disabled_reason)
+    ends = or_(DataFlowRun.status == RunStatus.PENDING.value, DataFlowRun.id == run_id)
+    active = select(DataFlowRun).where(DataFlowRun.data_flow_id == flow_id, DataFlowRun.active == 1)
+    for run in session.scalars(active.where(ends)):
+        cancel(session, run, f"its flow was disabled: {disabled_reason}", now)
+
+
+def cancel(session: Session, run: DataFlowRun, cause: str, now: datetime) -> None:
+    """Fail a run that has not begun. Its flow's row is locked."""
+    run.fail(Cancelled(cause), now)
+    session.flush()
+    flow = update(DataFlow).where(DataFlow.id == run.data_flow_id)
+    session.execute(flow.values(last_run_at=now, last_run_status=run.status, updated_at=now))
 
 
 def finish(
@@ -79,49 +143,64 @@ def finish(
 ) -> None:
     """Write a run's end and its flow's `last_run_*`, in the transaction of `connection`.
 
-    The flow's row is locked first, as everywhere. Raises ClaimLostError, and the caller rolls back,
-    when the run is no longer in progress under this claim, or if its lease is no longer `lease`.
+    Raises ClaimLostError, and the caller rolls back, when the run is no longer in progress under
+    this claim, or if its lease is no longer `lease`.
     """
     # The wall clock may have been set back meanwhile; the database checks the order.
-    started_at = run.started_at or now
-    ended_at = max(now, started_at)
-    flow: dict[str, object] = {"updated_at": now, "last_run_at": now}
-    flow["last_run_status"] = status.value
-    if status == RunStatus.SUCCESS:
-        flow["last_success_at"] = now
-        if run.trigger != Trigger.BACKFILL:
-            flow["window_starts_at"] = run.window_end
-            started = min(started_at, now)
-            flow |= {"last_success_started_at": started, "failures_in_a_row": 0}
-    if run.trigger == Trigger.BACKFILL:  # its next window comes at once
-        flow["backfill_until"] = now + BACKFILL_HOLD
-    counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
+    ended_at = max(now, run.started_at or now)
     values |= {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
-    statements = _end((*flow,), (*values,), counted=counted, chained=is_postgresql(connection))
+    flow = _flow_values(run, status, now)
+    counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     written = {f"flow_{column}": value for column, value in flow.items()}
     written |= {f"run_{column}": value for column, value in values.items()}
     written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id, "lease": lease}
-    for statement in statements:
-        ended = connection.execute(statement, written).rowcount
+    change_flow, change_run = _flow_update((*flow,), counted=counted), _run_update((*values,))
+    if is_postgresql(connection):
+        ended = connection.execute(_together(change_flow, change_run), written).rowcount
+    else:
+        connection.execute(change_flow, written)
+        ended = connection.execute(change_run, written).rowcount
     if ended != 1:
         raise ClaimLostError(run.id)
 
 
-@cache
-def _end(
-    flow_columns: tuple[str, ...], run_columns: tuple[str, ...], *, counted: bool, chained: bool
-) -> tuple[Update, ...]:
-    """Build what writes these columns at a run's end: once, not for each run.
+def _flow_values(
+    run: ClaimedRun | DataFlowRun, status: RunStatus, now: datetime
+) -> dict[str, object]:
+    """Return what the end of a run changes of its flow. A backfill changes no more than it must."""
+    values: dict[str, object] = {"updated_at": now, "last_run_at": now}
+    values["last_run_status"] = status.value
+    if status == RunStatus.SUCCESS:
+        values["last_success_at"] = now
+    if run.trigger == Trigger.BACKFILL:
+        values["backfill_until"] = now + BACKFILL_HOLD  # its next window comes at once
+    elif status == RunStatus.SUCCESS:
+        values["window_starts_at"] = run.window_end
+        values["last_success_started_at"] = min(run.started_at or now, now)
+        values["failures_in_a_row"] = 0
+    return values
 
-    counted: as a failure of the flow. chained: in one statement, which saves a way to the server.
-    The last statement changes a row only if the run was still ours.
-    """
-    flow = update(_FLOW).values({column: bindparam(f"flow_{column}") for column in flow_columns})
-    if counted:
-        failures = _FLOW.c.failures_in_a_row
-        # Not beyond what the column holds, and a number whatever it holds.
-        counted_on = case((failures < MAX_INTEGER, failures + 1), else_=MAX_INTEGER)
-        flow = flow.values(failures_in_a_row=counted_on)
+
+# Each statement is built once, not for each run; the parameters of both have names of their own.
+
+
+@cache
+def _flow_update(columns: tuple[str, ...], *, counted: bool) -> Update:
+    """Build the statement that changes these columns of a flow, and counts a failure."""
+    flow = update(_FLOW).where(_FLOW.c.id == bindparam("flow"))
+    flow = flow.values({column: bindparam(f"flow_{column}") for column in columns})
+    if not counted:
+        return flow
+    failures = _FLOW.c.failures_in_a_row
+    # Not beyond what the column holds, and a number whatever it holds.
+    return flow.values(
+        failures_in_a_row=case((failures < MAX_INTEGER, failures + 1), else_=MAX_INTEGER)
+    )
+
+
+@cache
+def _run_update(columns: tuple[str, ...]) -> Update:
+    """Build the statement that changes these columns of a run if it is still ours."""
     run = update(_RUN).where(
         _RUN.c.id == bindparam("run"),
         _RUN.c.status == RunStatus.IN_PROGRESS.value,
@@ -129,49 +208,17 @@ def _end(
         _RUN.c.claim_id.is_not_distinct_from(bindparam("claim")),
         or_(_LEASE.is_(None), _RUN.c.lease_expires_at == _LEASE),
     )
-    run = run.values({column: bindparam(f"run_{column}") for column in run_columns})
-    this = _FLOW.c.id == bindparam("flow")
-    if not chained:
-        return flow.where(this), run
-    # The flow's row is locked first and changed last: both rows are written, or none.
-    locked = select(_FLOW.c.id).where(this).with_for_update().cte("locked")
-    run = run.where(_RUN.c.data_flow_id == locked.c.id).returning(_RUN.c.data_flow_id)
-    return (flow.where(_FLOW.c.id == run.cte("ended").c.data_flow_id),)
+    return run.values({column: bindparam(f"run_{column}") for column in columns})
 
 
-def _record(heartbeat: Heartbeat, run: ClaimedRun, write: Callable[[], RunStatus]) -> RunStatus:
-    """Write a run's end; retry while it cannot be written, until its lease would have ended.
-
-    Return the status that the run has then.
-    """
-    clock, pause = heartbeat.clock, FIRST_PAUSE
-    until = clock.monotonic() + heartbeat.settings.lease
-    while True:
-        try:
-            try:
-                return write()
-            except ClaimLostError as error:
-                log.warning("%s: %s", run.flow_name, error)
-                # By a process that reaped it, or by a commit of ours whose answer was lost.
-                return _recorded(heartbeat, run)
-        except SQLAlchemyError as error:
-            cause = reason(error) if isinstance(error, DBAPIError) else str(error)
-            if clock.monotonic() > until or heartbeat.executor.abandoned:
-                log.error(  # noqa: TRY400 - the cause says it all
-                    "the end of run %d could not be recorded (%s): it is reaped when its lease "
-                    "ends",
-                    run.id,
-                    cause,
-                )
-                return RunStatus.FAILED
-            log.warning(
-                "the end of run %d could not be recorded (%s): retrying in %g s",
-                run.id,
-                cause,
-                pause,
-            )
-        clock.sleep(pause)
-        pause = min(2 * pause, LONGEST_PAUSE)
+@cache
+def _together(flow: Update, run: Update) -> Update:
+    """Build one statement of both, which saves a round trip: it changes both rows, or none."""
+    # The flow's row is locked first and changed last.
+    locked = select(_FLOW.c.id).where(_FLOW.c.id == bindparam("flow")).with_for_update()
+    flow_id = locked.cte("locked").c.id
+    ended = run.where(_RUN.c.data_flow_id == flow_id).returning(_RUN.c.data_flow_id).cte("ended")
+    return flow.where(_FLOW.c.id == ended.c.data_flow_id)
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
@@ -179,13 +226,3 @@ def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
     if is_postgresql(engine):
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     return engine.begin()
-
-
-def _recorded(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
-    with heartbeat.session() as session:
-        status = session.scalars(
-            select(DataFlowRun.status).where(
-                DataFlowRun.id == run.id, DataFlowRun.claim_id == run.claim_id
-            )
-        ).one_or_none()
-    return RunStatus.SUCCESS if status == RunStatus.SUCCESS else RunStatus.FAILED

@@ -1,13 +1,8 @@
-"""Reaping: runs whose process gave no sign of life until their lease ended become failed.
-
-A process that stops, or loses the child of a run, ends its own in the same way: `end_lost`.
-"""
+"""Reaping: runs whose process gave no sign of life until their lease ended become failed."""
 
 import logging
-import math
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 from sqlalchemy import literal, select
 from sqlalchemy.exc import DBAPIError
@@ -15,14 +10,10 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing, reason
-from ..errors import ClaimLostError, LeaseExpired
-from ..models import DataFlow, DataFlowRun, RunStatus
+from ..errors import LeaseExpired
+from ..models import DataFlowRun
 from ..models.meta import UTCDateTime
-from ..redaction import describe_error
-from ..run import ClaimedRun
-from .finish import finish
-from .record import record
-from .retry import follow_failure
+from .finish import end_lost
 from .unreadable import RUN_KINDS, disable_apart, problem_of
 
 # Long enough for a process that was only locked out of the database to write its renewal.
@@ -66,44 +57,4 @@ def _reap_one(heartbeat: Heartbeat, run: DataFlowRun) -> bool:
         log.warning(
             "run %d could not be reaped (%s): a later beat retries", run.id, reason(problem)
         )
-        return False
-
-
-def end_lost(
-    heartbeat: Heartbeat,
-    run: ClaimedRun | DataFlowRun,
-    error: BaseException,
-    *,
-    lease: datetime | None = None,
-    patience: float = math.inf,
-    log_text: str | None = None,
-) -> bool:
-    """Fail a run with `error`; with `on_lost="retry"` its slot is due again, as the next attempt.
-
-    Both in one transaction. Returns False where there is nothing to end: the run has ended, is
-    somebody else's, or its lease is no longer `lease`; its row or its flow's is gone, or locked at
-    this moment; or it took more than `patience` seconds until the database could be written.
-    """
-    asked = heartbeat.clock.monotonic()
-
-    def work(session: Session, details: dict[str, Any]) -> bool:
-        begin_writing(session)
-        handlers = select(DataFlow.handler).where(DataFlow.id == run.data_flow_id)
-        handler = session.scalar(handlers.with_for_update(skip_locked=True))
-        itself = select(DataFlowRun.id).where(DataFlowRun.id == run.id)
-        is_free = session.scalar(itself.with_for_update(skip_locked=True)) is not None
-        if handler is None or not is_free or heartbeat.clock.monotonic() - asked > patience:
-            return False
-        now = heartbeat.clock.now()
-        seconds = max((now - (run.started_at or now)).total_seconds(), 0)
-        details = {"duration": seconds, **details}
-        finish(session.connection(), run, RunStatus.FAILED, now, lease=lease, **details)
-        follow_failure(session, heartbeat.flows.get(handler), run, now, lost=True)
-        return True
-
-    try:
-        return record(
-            heartbeat, work, {"log": log_text, **describe_error(error, heartbeat.secrets())}
-        )
-    except ClaimLostError:
         return False

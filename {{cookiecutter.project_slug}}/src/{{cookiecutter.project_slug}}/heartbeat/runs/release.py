@@ -14,9 +14,9 @@ from sqlalchemy.orm import Session, contains_eager
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..errors import Cancelled
 from ..models import DataFlow, DataFlowRun, Trigger
 from ..run import ClaimedRun
+from .finish import cancel
 
 log = logging.getLogger(__name__)
 
@@ -68,5 +68,5 @@ def release(session: Session, heartbeat: Heartbeat, claims: Iterable[str]) -> li
             log.warning("run %d of %s was never begun: released", run.id, run.data_flow.name)
             run.release()
         else:
-            run.fail(Cancelled("its flow was disabled before it began"), now)
+            cancel(session, run, "its flow was disabled before it began", now)
     return released

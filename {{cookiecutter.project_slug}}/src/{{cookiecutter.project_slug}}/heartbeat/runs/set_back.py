@@ -22,7 +22,8 @@ from ..schedules.cron import MINUTE
 from ..schedules.every import is_ahead, restarted_grid
 from ..schedules.rule import Rule, first_slot, next_after, rescheduled
 from .due import FlowRow, query_params
-from .unreadable import FLOW_KINDS, RUN_KINDS, disable, problem_of
+from .finish import disable
+from .unreadable import FLOW_KINDS, RUN_KINDS, problem_of
 
 # How many flows are changed in one transaction, and how often locked rows are tried.
 BATCH = 500
@@ -112,7 +113,7 @@ def restart_grids(
     now = heartbeat.clock.now()
     for flow in flows:
         if problem := problem_of(flow, FLOW_KINDS):
-            disable(session, now, flow.id, str(problem))
+            disable(session, flow.id, str(problem), now)
             continue
         times = {column.name: getattr(flow, column.name) for column in _TIMES}
         later = {column.name for column in _SUCCESSES if (times[column.name] or now) > now}
@@ -137,7 +138,7 @@ def _restarted(
         else:
             last_slot, next_slot = _by_cron(session, rule, flow, now)
     except ScheduleError as error:  # the row was changed by hand
-        disable(session, now, flow.id, str(error))
+        disable(session, flow.id, str(error), now)
         return {"last_slot_at": min(flow.last_slot_at or now, now)}
     return {"last_slot_at": last_slot, "next_run_at": min(next_slot, flow.next_run_at)}
 

@@ -9,17 +9,18 @@ from datetime import datetime
 from types import NoneType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Table, false, or_, select, update
+from sqlalchemy import Row, Table, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing, reason
-from ..errors import Cancelled, InputError
-from ..models import DataFlow, DataFlowRun, RunStatus, table_of
+from ..errors import InputError
+from ..models import DataFlow, DataFlowRun, table_of
 from ..models.stored import show
 from ..schedules.rule import LAST_SLOT
 from .due import FlowRow
+from .finish import disable
 
 # For columns by name: the types of the values that can be read.
 Kinds = Mapping[str, tuple[type, ...]]
@@ -35,9 +36,8 @@ def _kinds_of(table: Table) -> dict[str, tuple[type, ...]]:
     return found
 
 
-_FLOW = table_of(DataFlow)
 RUN_KINDS: Kinds = _kinds_of(table_of(DataFlowRun))
-FLOW_KINDS: Kinds = _kinds_of(_FLOW) | {
+FLOW_KINDS: Kinds = _kinds_of(table_of(DataFlow)) | {
     "configuration": (dict, NoneType),
     "run_interval": (object,),  # its rule says what is wrong with it
 }
@@ -107,24 +107,8 @@ def keep_readable(
     if len(readable) < len(flows):
         for flow in flows:
             if problem := problem_of(flow, kinds):
-                disable(session, now, flow.id, str(problem))
+                disable(session, flow.id, str(problem), now)
     return readable
-
-
-def disable(
-    session: Session, now: datetime, flow_id: int, reason: str, run_id: int | None = None
-) -> None:
-    """Disable a flow whose row is locked, and end its run that is pending, or is `run_id`."""
-    flow = update(_FLOW).where(_FLOW.c.id == flow_id, _FLOW.c.enabled != false())
-    values = {"enabled": False, "disabled_reason": reason, "updated_at": now}
-    if session.connection().execute(flow.values(values)).rowcount:
-        name = session.scalar(select(_FLOW.c.name).where(_FLOW.c.id == flow_id))
-        log.warning("flow %s is disabled: %s", name, reason)
-    ends = or_(DataFlowRun.status == RunStatus.PENDING.value, DataFlowRun.id == run_id)
-    active = select(DataFlowRun).where(DataFlowRun.data_flow_id == flow_id, DataFlowRun.active == 1)
-    for run in session.scalars(active.where(ends)):
-        run.fail(Cancelled(f"its flow was disabled: {reason}"), now)
-    session.flush()
 
 
 def disable_apart(
@@ -144,7 +128,7 @@ def disable_apart(
             problem = flow and problem_with(flow, run if run and run.active else None)
             if problem:
                 ended = run_id if end_run else None
-                disable(session, heartbeat.clock.now(), flow_id, str(problem), ended)
+                disable(session, flow_id, str(problem), heartbeat.clock.now(), ended)
             return bool(problem)
     except DBAPIError as error:
         log.warning("flow %d cannot be read, nor disabled now: %s", flow_id, reason(error))

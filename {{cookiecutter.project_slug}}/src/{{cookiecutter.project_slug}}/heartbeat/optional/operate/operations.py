@@ -22,6 +22,7 @@ from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...models.stored import Unreadable
 from ...registry import Cron, FlowName, Seconds, Zone
 from ...runs.execute import execute
+from ...runs.finish import cancel
 from ...runs.request import (
     active_run,
     ask_for_run,
@@ -205,6 +206,5 @@ def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetim
 def _disable(session: Session, flow: DataFlow, now: datetime, by: str) -> None:
     waiting = DataFlowRun.pending().where(DataFlowRun.data_flow_id == flow.id)
     for run in session.scalars(waiting):
-        run.fail(errors.Cancelled(f"its flow was {by}"), now)
-        flow.last_run_at, flow.last_run_status = now, run.status
+        cancel(session, run, f"its flow was {by}", now)
     flow.enabled, flow.disabled_reason = False, by

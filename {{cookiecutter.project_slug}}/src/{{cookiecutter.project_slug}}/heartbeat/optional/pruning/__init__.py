@@ -15,9 +15,9 @@ from sqlalchemy.orm import Session, contains_eager
 
 from ...core import Heartbeat
 from ...db import begin_writing
-from ...errors import Cancelled
 from ...models import DataFlow, DataFlowBeat, DataFlowRun, RunStatus
 from ...models.meta import time_or_none
+from ...runs.finish import cancel
 
 # How many flows a step looks at, and how many rows of each table it removes, at most.
 FLOWS = 100
@@ -99,8 +99,7 @@ def _step(
         forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(unknown))
         with_flow = contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration)
         for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
-            run.fail(Cancelled(f"no process knows the handler {run.data_flow.handler!r}"), now)
-            run.data_flow.last_run_at, run.data_flow.last_run_status = now, run.status
+            cancel(session, run, f"no process knows the handler {run.data_flow.handler!r}", now)
         removed_runs = _remove(session, DataFlowRun, runs)
         removed_beats = _remove(session, DataFlowBeat, beats)
     full = len(runs) == ROWS
