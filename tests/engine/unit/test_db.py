@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine, make_url, text
@@ -19,13 +20,15 @@ from data_flows.heartbeat.db import (
     DEFAULT,
     UNLIMITED,
     Limits,
+    Waiters,
     begin_writing,
     database_url,
+    end_left_transaction,
     make_engine,
     require_reachable,
 )
 from data_flows.heartbeat.db import sqlite as locking
-from data_flows.heartbeat.errors import DatabaseNotReadyError, SettingsError
+from data_flows.heartbeat.errors import DatabaseBusyError, DatabaseNotReadyError, SettingsError
 from data_flows.heartbeat.migrations.server import create_database
 
 from ..conftest import DATABASE
@@ -194,6 +197,24 @@ def test_a_thread_that_waits_for_the_lock_is_woken_up_when_it_is_free(
         assert waiting.wait(60)
         holder.rollback()
         assert written.result(60)
+
+
+def test_a_thread_has_no_part_in_the_lock_that_another_takes_by_its_last_connection(
+    sqlite: Engine,
+) -> None:
+    with Session(sqlite) as session:  # this thread writes, and gives its connection back
+        begin_writing(session)
+    # Another thread gets it, and has begun, but has not noted that yet.
+    next_user = sqlite.raw_connection()
+    next_user.cursor().execute("BEGIN IMMEDIATE")
+    waiters = Waiters(limit=1, seconds=0.01)
+
+    with Session(sqlite) as session, pytest.raises(DatabaseBusyError):
+        begin_writing(session, waiters)
+    assert not end_left_transaction(sqlite)
+    own: Any = next_user.dbapi_connection
+    assert own.in_transaction
+    next_user.close()
 
 
 def test_another_reason_not_to_begin_is_an_error(sqlite: Engine) -> None:

@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 import transaction
 from pydantic import SecretStr
-from sqlalchemy import URL, ColumnElement, Engine, event
+from sqlalchemy import URL, Engine, event
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
@@ -25,7 +25,7 @@ from .clock import Clock
 from .db import BOOKKEEPING, UNLIMITED, Waiters, make_engine
 from .db.flow_session import watch_session
 from .executors.local import LocalExecutor
-from .models import RunStatus
+from .models import Obstacle, RunStatus
 from .registry import FlowDefinition
 from .run import ClaimedRun
 from .run_log import RunLog
@@ -80,8 +80,8 @@ class Heartbeat:
     # Set by optional/conditions.py: checks the conditions of due flows within a beat, and keeps
     # the verdicts by flow id.
     check_conditions: Callable[["Heartbeat", dict[int, bool]], None] | None = None
-    # Set by the same: excludes flows that wait for others.
-    conditions: tuple[ColumnElement[bool], ...] = ()
+    # Set by the same: what keeps a flow from running although it is due.
+    obstacles: tuple[Obstacle, ...] = ()
     # Periodic work of optional modules: each beat calls it after its runs.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
     # Shutdown hooks: called after the grace period of the runs. They must not block.

@@ -64,6 +64,7 @@ def prepare_engine(engine: Engine) -> None:
     event.listen(engine, "checkout", file.check)
     event.listen(engine, "before_cursor_execute", _begin_immediate)
     event.listen(engine, "after_cursor_execute", _read_at_once)
+    event.listen(engine, "checkin", _forget_writer)
     event.listen(engine, "checkin", _wake_writer)
     event.listen(engine, "handle_error", _replace_read_only)
 
@@ -127,7 +128,8 @@ def lock(connection: Connection, waiters: Waiters | None = None, *, wait: bool =
                         raise DatabaseBusyError
                     locked = sqlite3.OperationalError("database is locked")
                     raise OperationalError("BEGIN IMMEDIATE", None, locked)
-    _writers[file] = threading.current_thread(), own
+    with _writer_gone:
+        _writers[file] = threading.current_thread(), own
     return True
 
 
@@ -135,10 +137,10 @@ def end_left_transaction(engine: Engine) -> bool:
     """Roll back what this thread left open on another connection; return if there was any."""
     if engine.dialect.name != "sqlite":
         return False
-    if not _holds_lock(file := _file_of(engine)):
+    file = _file_of(engine)
+    if not _holds_lock(file):
         return False
-    _, connection = _writers.pop(file)
-    connection.rollback()
+    _writers[file][1].rollback()
     _wake_writer()
     return True
 
@@ -161,6 +163,13 @@ def _holds_lock(file: str) -> bool:
     with suppress(sqlite3.ProgrammingError):  # it may have been closed
         return connection.in_transaction
     return False
+
+
+def _forget_writer(connection: object, _record: object) -> None:
+    """Forget who wrote by a connection that goes back to its pool: another thread may be next."""
+    with _writer_gone:
+        for file in [file for file, (_, known) in _writers.items() if known is connection]:
+            del _writers[file]
 
 
 def _prepare_connection(connection: Any, _record: object) -> None:

@@ -4,6 +4,7 @@ from .beat import DataFlowBeat
 from .data_flow import NEVER_SCHEDULED, DataFlow
 from .data_flow_run import DataFlowRun, RunStatus, Trigger
 from .meta import EngineBase, is_engine_table, table_of
+from .obstacle import Obstacle
 
 __all__ = [
     "NEVER_SCHEDULED",
@@ -11,6 +12,7 @@ __all__ = [
     "DataFlowBeat",
     "DataFlowRun",
     "EngineBase",
+    "Obstacle",
     "RunStatus",
     "Trigger",
     "is_engine_table",

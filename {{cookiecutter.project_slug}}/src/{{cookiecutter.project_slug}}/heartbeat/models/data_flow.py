@@ -22,6 +22,7 @@ from .meta import (
     has_come,
     seconds_before,
 )
+from .obstacle import Obstacle
 from .text import AnyText
 
 if TYPE_CHECKING:
@@ -111,11 +112,21 @@ class DataFlow(TimestampMixin, EngineBase):
     @classmethod
     def is_due(cls, now: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
         """Return the conditions of `due_to_run`."""
+        return [obstacle.absent for obstacle in cls.obstacles(now)]
+
+    @classmethod
+    def obstacles(cls, now: ColumnElement[datetime]) -> list[Obstacle]:
+        """Return what can keep a flow from being due at `now`, gravest first."""
+        no_backfill = sa.or_(cls.backfill_until.is_(None), has_come(cls.backfill_until, now))
         return [
-            cls.enabled == sa.true(),
-            cls.next_run_at <= now,
-            sa.or_(cls.backfill_until.is_(None), has_come(cls.backfill_until, now)),
-            ~cls.runs.any(DataFlowRun.active == 1),
+            Obstacle(
+                "active", ~cls.runs.any(DataFlowRun.active == 1), "It has a run that has not ended."
+            ),
+            Obstacle("disabled", cls.enabled == sa.true(), "It is disabled: {disabled_reason}."),
+            Obstacle(
+                "backfill", no_backfill, "Its schedule waits for a backfill that is going on."
+            ),
+            Obstacle("not due", cls.next_run_at <= now, "Not due until {slot}{window}."),
         ]
 
     @classmethod

@@ -15,7 +15,7 @@ from ..core import Heartbeat
 from ..db import reading_only
 from ..db.flow_session import flow_transaction
 from ..errors import ConfigurationError, DeclarationError, ScheduleError, did_you_mean
-from ..models import NEVER_SCHEDULED, DataFlow
+from ..models import NEVER_SCHEDULED, DataFlow, Obstacle
 from ..models.meta import UTCDateTime
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
 from ..registry import FlowDefinition
@@ -46,11 +46,14 @@ def includeme(config: Configurator) -> None:
     heartbeat.check_conditions = check_conditions
 
     def wire(_event: ApplicationCreated) -> None:
-        heartbeat.conditions = tuple(
-            or_(DataFlow.handler != flow.name, and_(*map(_has_succeeded, flow.after)))
-            for flow in _in_order(heartbeat.flows)
-            if flow.after
-        )
+        flows = _in_order(heartbeat.flows)
+        waits = [flow for flow in flows if flow.after]
+        asked = [flow.name for flow in flows if flow.when]
+        # None of a kind that no flow has: claims then ask as little as they can.
+        if waits:
+            heartbeat.obstacles += (_after(waits),)
+        if asked:
+            heartbeat.obstacles += (_when(asked),)
 
     # Not an action: Pyramid would wrap the error, and show it twice and with another place.
     config.add_subscriber(wire, ApplicationCreated)
@@ -63,7 +66,8 @@ def check_conditions(heartbeat: Heartbeat, verdicts: dict[int, bool]) -> None:
         return
     now = heartbeat.clock.now()
     columns = (*READ, DataFlow.held_because)
-    unasked = select(*columns).where(*IS_DUE, *heartbeat.conditions, DataFlow.id.not_in(verdicts))
+    after = [obstacle.absent for obstacle in heartbeat.obstacles if obstacle.name == "after"]
+    unasked = select(*columns).where(*IS_DUE, *after, DataFlow.id.not_in(verdicts))
     with heartbeat.session() as session:
         found = session.execute(unasked, query_params(now, handlers)).all()
     found = [flow for flow in found if problem_of(flow, READ_KINDS) is None]  # see `claim`
@@ -129,6 +133,22 @@ def _in_order(flows: Mapping[str, FlowDefinition]) -> list[FlowDefinition]:
         circle = error.args[1]
         flow, message = flows[circle[0]], f"waits for itself by after: {' <- '.join(circle)}"
         raise DeclarationError(f"{flow.place}: flow {flow.name!r}: {message}") from error
+
+
+def _after(flows: list[FlowDefinition]) -> Obstacle:
+    """Return what keeps flows waiting until others have succeeded."""
+    succeeded = [
+        or_(DataFlow.handler != flow.name, and_(*map(_has_succeeded, flow.after))) for flow in flows
+    ]
+    sentence = "Due since {slot}, but it waits for a success of {missing}."
+    return Obstacle("after", and_(*succeeded), sentence)
+
+
+def _when(handlers: list[str]) -> Obstacle:
+    """Return what keeps flows waiting whose condition said no when it was asked last."""
+    says_yes = or_(DataFlow.handler.not_in(handlers), DataFlow.held_because.is_(None))
+    sentence = "Due since {slot}, but its condition holds it back: {held_because}."
+    return Obstacle("when", says_yes, sentence)
 
 
 def _has_succeeded(name: str) -> ColumnElement[bool]:

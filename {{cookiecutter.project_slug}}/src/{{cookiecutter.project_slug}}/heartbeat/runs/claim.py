@@ -37,7 +37,7 @@ READ_KINDS["configuration"] = (str, NoneType)
 MAX_BIG_INTEGER = 2**63 - 1  # of a column
 NO_VERDICTS: Mapping[int, bool] = {}
 # Nearly always no run is pending: that is asked along with what is due, and without the flows.
-_ANY_PENDING = select(DataFlowRun.id).where(IS_PENDING[0]).exists().label("any_pending")
+_ANY_PENDING = DataFlowRun.pending().order_by(None).exists().label("any_pending")
 # The index of the last column yields the rows in order, and no others are locked.
 _LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)

@@ -8,12 +8,33 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Row, Select, bindparam, case, false, func, or_, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    bindparam,
+    case,
+    false,
+    func,
+    not_,
+    null,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..errors import ScheduleError
-from ..models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunStatus, Trigger
+from ..models import (
+    NEVER_SCHEDULED,
+    DataFlow,
+    DataFlowBeat,
+    DataFlowRun,
+    Obstacle,
+    RunStatus,
+    Trigger,
+)
 from ..models.data_flow import AHEAD, SOON
 from ..models.meta import UTCDateTime, has_come, time_or_none
 from ..schedules.between import read_zone
@@ -28,9 +49,41 @@ _NOW, _SOON, _AHEAD = (bindparam(name, type_=UTCDateTime()) for name in ("now", 
 _KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
 _IS_KNOWN = case((_KNOWN, true()), else_=false())
 
-# Flows that are due and whose handler is registered here. This stands in the statement itself,
-# before its limit: a row that cannot run must not take the place of one that can.
-IS_DUE = (*DataFlow.is_due(_NOW), _IS_KNOWN)
+UNKNOWN_HANDLER = Obstacle(
+    "unknown handler",
+    _IS_KNOWN,
+    "Its handler {handler!r} is not registered: no code in flows/ declares it.",
+)
+# What keeps a flow from a run of its next slot, gravest first; optional modules add to these.
+SLOT_OBSTACLES = (UNKNOWN_HANDLER, *DataFlow.obstacles(_NOW))
+# What keeps the run that a flow has from starting, in a join of both. One that was asked for by
+# hand goes ahead on a disabled flow too, and so does a backfill's.
+RUN_OBSTACLES = (
+    Obstacle(
+        "running",
+        DataFlowRun.status == RunStatus.PENDING.value,
+        "Run {run} has been running since {started_at}.",
+    ),
+    UNKNOWN_HANDLER,
+    Obstacle(
+        "disabled",
+        or_(
+            DataFlow.enabled == true(),
+            DataFlowRun.trigger.in_((Trigger.MANUAL.value, Trigger.BACKFILL.value)),
+        ),
+        "It is disabled: {disabled_reason}.",
+    ),
+    Obstacle(
+        "retry waits",
+        or_(DataFlowRun.not_before.is_(None), has_come(DataFlowRun.not_before, _NOW)),
+        "Retry {retry} of {retries} waits until {not_before}.",
+    ),
+)
+
+# Flows that are due, and runs that wait to be claimed. All of it stands in the statements, before
+# their limits: a row that cannot run must not take the place of one that can.
+IS_DUE = tuple(obstacle.absent for obstacle in SLOT_OBSTACLES)
+IS_PENDING = tuple(obstacle.absent for obstacle in RUN_OBSTACLES)
 IS_DUE_SOON = (*DataFlow.is_due_soon(_NOW, _SOON), _IS_KNOWN)
 # Whether anything lies ahead of the clock, which was set back then: see `set_back.py`. The slots in
 # order, so that PostgreSQL takes their index also before its first statistics; the beats by id, so
@@ -44,18 +97,6 @@ _IS_SET_BACK = or_(
     _LAST_BEAT.scalar_subquery() > _AHEAD,
     DataFlow.any_beyond(_IS_KNOWN),
 )
-# Runs that wait to be claimed, in a join with their flows. One that was asked for by hand goes
-# ahead on a disabled flow too, and so does a backfill's.
-IS_PENDING = (
-    DataFlowRun.status == RunStatus.PENDING.value,
-    or_(DataFlowRun.not_before.is_(None), has_come(DataFlowRun.not_before, _NOW)),
-    _IS_KNOWN,
-    or_(
-        DataFlow.enabled == true(),
-        DataFlowRun.trigger.in_((Trigger.MANUAL.value, Trigger.BACKFILL.value)),
-    ),
-)
-
 _COUNT_DUE = select(func.count()).select_from(DataFlow).where(*IS_DUE)
 # A flow has one active run at most, and none while it is due.
 _COUNT_PENDING = select(func.count(DataFlowRun.id)).join(DataFlowRun.data_flow).where(*IS_PENDING)
@@ -104,8 +145,20 @@ def eligibility_filters(
 
     verdicts: of flows that were asked, or had their share, in this beat: may they run, by id?
     """
+    filters = tuple(obstacle.absent for obstacle in heartbeat.obstacles)
     held = [flow_id for flow_id, may_run in verdicts.items() if not may_run]
-    return (*heartbeat.conditions, DataFlow.id.not_in(held)) if held else heartbeat.conditions
+    return (*filters, DataFlow.id.not_in(held)) if held else filters
+
+
+def first_obstacle(heartbeat: Heartbeat) -> ColumnElement[str | None]:
+    """Return SQL for the name of the gravest obstacle, in a join of flows with active runs."""
+    of_run = case(*_named(RUN_OBSTACLES), else_=null())
+    of_slot = case(*_named((*SLOT_OBSTACLES, *heartbeat.obstacles)), else_=null())
+    return case((DataFlowRun.id.is_not(None), of_run), else_=of_slot)
+
+
+def _named(obstacles: Iterable[Obstacle]) -> list[tuple[ColumnElement[bool], str]]:
+    return [(not_(obstacle.absent), obstacle.name) for obstacle in obstacles]
 
 
 def look(

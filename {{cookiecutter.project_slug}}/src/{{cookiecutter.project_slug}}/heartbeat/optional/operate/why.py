@@ -1,8 +1,10 @@
 """Describes flows: their members, their next slots, and what happens next in a sentence."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session, aliased
@@ -11,11 +13,11 @@ from ...core import Heartbeat
 from ...durations import format_every
 from ...errors import ScheduleError, UnknownFlowError
 from ...members import FlowMembers
-from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunStatus, Trigger
+from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun
 from ...models.data_flow import with_active_run
 from ...models.meta import time_or_none
 from ...models.stored import show
-from ...registry import FlowDefinition
+from ...runs.due import RUN_OBSTACLES, SLOT_OBSTACLES, first_obstacle, query_params
 from ...runs.request import rule_of
 from ...runs.unreadable import FLOW_KINDS, Problem, disable_apart, problem_with, readable_values
 from ...schedules.between import read_zone
@@ -23,36 +25,150 @@ from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
 from ...settings import BEATS_MISSED
 
+# With these obstacles it does not matter whether beats come.
+BEATS_DO_NOT_HELP = {"running", "unknown handler", "disabled"}
+# These are looked at when the schedule allows a run, as None is.
+AFTER_THE_SCHEDULE = {"not due", "after", "when", None}
+
 
 def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) -> list[FlowMembers]:
     """Return the members of all flows, by name, or of the one called `name` alone.
 
     A flow that cannot be read is shown as disabled, and is. Raises UnknownFlowError.
     """
+    now = heartbeat.clock.now()
     any_run = aliased(DataFlowRun)
     ran_until = select(func.max(any_run.scheduled_for)).where(any_run.data_flow_id == DataFlow.id)
-    rows = with_active_run(select(DataFlow, DataFlowRun, ran_until.scalar_subquery()))
+    columns = DataFlow, DataFlowRun, ran_until.scalar_subquery(), first_obstacle(heartbeat)
     mine = true() if name is None else DataFlow.name == name
-    found = session.execute(rows.where(mine).order_by(DataFlow.name)).all()
+    rows = with_active_run(select(*columns)).where(mine).order_by(DataFlow.name)
+    found = session.execute(rows, query_params(now, heartbeat.flows)).all()
     if name is not None and not found:
         raise UnknownFlowError(name)
     beats = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(1)
     beat_at = time_or_none(session.scalars(beats).one_or_none())
     successes = _successes(heartbeat, session, {flow.handler for flow, *_ in found})
     described = []
-    for flow, run, last_slot in found:
+    for flow, run, last_slot, obstacle in found:
         if problem := problem_with(flow, run):
             if flow.enabled:
                 disable_apart(heartbeat, flow.id, run.id if run else None)
             described.append(_without_unreadable(flow, problem))
             continue
         until = time_or_none(last_slot)
-        why = next(_answers(heartbeat, flow, run, beat_at, successes, ran_until=until))
-        described.append(_members(heartbeat, flow, why))
+        state = _State(heartbeat, now, flow, run, obstacle, until, beat_at, successes)
+        described.append(_members(state))
     return described
 
 
-def _members(heartbeat: Heartbeat, flow: DataFlow, why: str) -> FlowMembers:
+@dataclass
+class _State:
+    """A flow as it is at a moment.
+
+    run: the one that has not ended. obstacle: the name of the gravest one. ran_until: its latest
+    slot that has a run. beat_at: when the last beat came. successes: when each of the flows that
+    flows wait for succeeded last.
+    """
+
+    heartbeat: Heartbeat
+    now: datetime
+    flow: DataFlow
+    run: DataFlowRun | None
+    obstacle: str | None
+    ran_until: datetime | None
+    beat_at: datetime | None
+    successes: Mapping[str, datetime | None]
+
+    @cached_property
+    def slots(self) -> list[datetime]:
+        """The next slots: none while the flow is disabled, or its schedule cannot be read."""
+        flow, now = self.flow, self.now
+        begin = flow.next_run_at
+        if begin == NEVER_SCHEDULED:
+            begin = min(flow.created_at, now)
+        with suppress(ScheduleError):
+            slots = next_slots(rule_of(self.heartbeat, flow), begin, now)
+            return slots if flow.enabled else []
+        return []
+
+    def why(self) -> str:
+        """Return what stands in the way of the next run, or when it comes."""
+        obstacle, scheduler_problem = self.obstacle, self._scheduler_problem()
+        if scheduler_problem and obstacle not in BEATS_DO_NOT_HELP:
+            return scheduler_problem
+        if self.run and obstacle is None:
+            return f"Run {self.run.id} is pending: the next beat starts it."
+        if obstacle in AFTER_THE_SCHEDULE:
+            if not self.slots:
+                return "Its schedule cannot be read: give it another one."
+            if self.ran_until and self.flow.cron and self.now < self.ran_until < self.slots[0]:
+                return (
+                    f"Not due until {self._at(self.slots[0])}: the clock was set back, and its "
+                    f"slots up to {self._at(self.ran_until)} have run before."
+                )
+            if self.slots[0] > self.now:  # as when the row's slot lies outside of `between`
+                obstacle = "not due"
+        if obstacle is None:
+            return f"Due since {self._at(self.slots[0])}: the next beat runs it."
+        obstacles = RUN_OBSTACLES if self.run else (*SLOT_OBSTACLES, *self.heartbeat.obstacles)
+        sentences = {each.name: each.sentence for each in obstacles}
+        return sentences[obstacle].format_map(self._facts())
+
+    def _scheduler_problem(self) -> str | None:
+        if self.beat_at is None:
+            return "No beat has come yet: set up a scheduler that calls the heartbeat."
+        if is_ahead(self.beat_at, self.now):
+            return (
+                f"The clock was set back: the last beat came at {self._at(self.beat_at)} by it. "
+                "The next beat makes all flows follow the clock as it is now."
+            )
+        silence = self.now - self.beat_at
+        expected_every = timedelta(seconds=self.heartbeat.settings.expected_every)
+        if silence > BEATS_MISSED * expected_every:
+            minutes = silence // timedelta(minutes=1)
+            silent = f"No beat has come for {minutes} minutes"
+            return f"{silent}: check whether the scheduler still calls."
+        return None
+
+    def _facts(self) -> dict[str, object]:
+        """Return what the sentences of obstacles name."""
+        flow, definition = self.flow, self.heartbeat.flows.get(self.flow.handler)
+        facts: dict[str, object] = {
+            "handler": flow.handler,
+            "disabled_reason": flow.disabled_reason or "no reason given",
+            "slot": self._at(self.slots[0]) if self.slots else None,
+            "held_because": flow.held_because,
+        }
+        if definition:
+            since = flow.last_success_started_at or NEVER_SCHEDULED
+            succeeded = {name: at or NEVER_SCHEDULED for name, at in self.successes.items()}
+            missing = [name for name in definition.after if succeeded[name] <= since]
+            between = f", in its window {definition.between}" if definition.between else ""
+            facts |= {"missing": " and ".join(missing), "window": between}
+        return facts | (self._facts_of_run(self.run) if self.run else {})
+
+    def _facts_of_run(self, run: DataFlowRun) -> dict[str, object]:
+        started_at = run.started_at or self.now
+        ahead = " by a clock that was ahead then" if is_ahead(started_at, self.now) else ""
+        retries, definition = self.flow.retries, self.heartbeat.flows.get(self.flow.handler)
+        if retries is None and definition:
+            retries = definition.retries
+        return {
+            "run": run.id,
+            "started_at": f"{self._at(started_at)}{ahead}",
+            "retry": run.attempt - 1,
+            "retries": retries,
+            "not_before": self._at(run.not_before) if run.not_before else None,
+        }
+
+    def _at(self, moment: datetime) -> str:
+        with suppress(ScheduleError, OverflowError):  # at the ends of the calendar
+            moment = moment.astimezone(read_zone(self.flow.timezone))
+        return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
+
+
+def _members(state: _State) -> FlowMembers:
+    flow = state.flow
     return FlowMembers(
         name=flow.name,
         handler=flow.handler,
@@ -67,8 +183,8 @@ def _members(heartbeat: Heartbeat, flow: DataFlow, why: str) -> FlowMembers:
         last_run_status=flow.last_run_status,
         last_success_at=flow.last_success_at,
         disabled_reason=flow.disabled_reason,
-        why=why,
-        next_slots=_slots(heartbeat, flow),
+        why=state.why(),
+        next_slots=state.slots,
     )
 
 
@@ -98,94 +214,3 @@ def _successes(
         return {}
     columns = select(DataFlow.name, DataFlow.last_success_at).where(DataFlow.name.in_(names))
     return {flow: time_or_none(moment) for flow, moment in session.execute(columns)}
-
-
-def _answers(
-    heartbeat: Heartbeat,
-    flow: DataFlow,
-    run: DataFlowRun | None,
-    beat_at: datetime | None,
-    successes: Mapping[str, datetime | None],
-    *,
-    ran_until: datetime | None,
-) -> Iterator[str]:
-    """Yield what stands in the way of the next run, gravest first, and at last when it comes.
-
-    `run` is the flow's run that has not ended, `beat_at` when the last beat came; `successes` has
-    when each flow last succeeded, and `ran_until` is the latest slot of the flow that has a run.
-    """
-    now = heartbeat.clock.now()
-    if run and run.status == RunStatus.IN_PROGRESS:
-        started_at = run.started_at or now
-        then = " by a clock that was ahead then" if is_ahead(started_at, now) else ""
-        yield f"Run {run.id} has been running since {_at(flow, started_at)}{then}."
-    if flow.handler not in heartbeat.flows:
-        yield f"Its handler {flow.handler!r} is not registered: no code in flows/ declares it."
-    asked_for = {Trigger.MANUAL.value, Trigger.BACKFILL.value}  # which go ahead all the same
-    if not flow.enabled and not (run and run.trigger in asked_for):
-        yield f"It is disabled: {flow.disabled_reason or 'no reason given'}."
-    if beat_at is None:
-        yield "No beat has come yet: set up a scheduler that calls the heartbeat."
-    elif is_ahead(beat_at, now):
-        yield (
-            f"The clock was set back: the last beat came at {_at(flow, beat_at)} by it. The next "
-            "beat makes all flows follow the clock as it is now."
-        )
-    elif (now - beat_at).total_seconds() > BEATS_MISSED * heartbeat.settings.expected_every:
-        minutes = (now - beat_at) // timedelta(minutes=1)
-        yield f"No beat has come for {minutes} minutes: check whether the scheduler still calls."
-    definition, slots = heartbeat.flows[flow.handler], _slots(heartbeat, flow)
-    if run and run.not_before and run.not_before > now:
-        retries = definition.retries if flow.retries is None else flow.retries
-        retry = f"Retry {run.attempt - 1} of {retries}"
-        yield f"{retry} waits until {_at(flow, run.not_before)}."
-    if run:
-        yield f"Run {run.id} is pending: the next beat starts it."
-    if flow.cron and slots and ran_until and now < ran_until < slots[0]:
-        yield (
-            f"Not due until {_at(flow, slots[0])}: the clock was set back, and its slots up to "
-            f"{_at(flow, ran_until)} have run before."
-        )
-    yield from _of_slots(definition, flow, slots, now, successes)
-
-
-def _of_slots(
-    definition: FlowDefinition,
-    flow: DataFlow,
-    slots: list[datetime],
-    now: datetime,
-    successes: Mapping[str, datetime | None],
-) -> Iterator[str]:
-    if flow.backfill_until and flow.backfill_until > now:
-        yield "Its schedule waits for a backfill that is going on."
-    if not slots:
-        yield "Its schedule cannot be read: give it another one."
-    if slots[0] > now:
-        window = f", in its window {definition.between}" if definition.between else ""
-        yield f"Not due until {_at(flow, slots[0])}{window}."
-    due, since = f"Due since {_at(flow, slots[0])}", flow.last_success_started_at or NEVER_SCHEDULED
-    if missing := [
-        name for name in definition.after if (successes.get(name) or NEVER_SCHEDULED) <= since
-    ]:
-        yield f"{due}, but it waits for a success of {' and '.join(missing)}."
-    if flow.held_because:
-        yield f"{due}, but its condition holds it back: {flow.held_because}."
-    yield f"{due}: the next beat runs it."
-
-
-def _at(flow: DataFlow, moment: datetime) -> str:
-    with suppress(ScheduleError, OverflowError):  # at the ends of the calendar
-        moment = moment.astimezone(read_zone(flow.timezone))
-    return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
-
-
-def _slots(heartbeat: Heartbeat, flow: DataFlow) -> list[datetime]:
-    """Return the next slots: none while the flow is disabled, or its schedule cannot be read."""
-    with suppress(ScheduleError):
-        now = heartbeat.clock.now()
-        begin = (
-            min(flow.created_at, now) if flow.next_run_at == NEVER_SCHEDULED else flow.next_run_at
-        )
-        slots = next_slots(rule_of(heartbeat, flow), begin, now)
-        return slots if flow.enabled else []
-    return []
