@@ -496,7 +496,7 @@ def test_a_living_run_on_a_machine_whose_clock_is_ahead_is_never_reaped(
             clock.advance(50)
             far.clock.sleep(50)
             reaped += post(app).json["runs_reaped"]
-        renew(far, {run.claim_id: run.id})
+        renew(far, [run])
 
     assert reaped == 0
     assert dbsession.get_one(DataFlowRun, run.id).status == "in_progress"

@@ -13,7 +13,7 @@ from webtest import TestApp
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.runs.claim import claim
-from data_flows.heartbeat.runs.lease import lease_renewed, renew
+from data_flows.heartbeat.runs.lease import renew
 from data_flows.heartbeat.runs.register import register
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
@@ -130,10 +130,10 @@ def test_a_living_run_survives_a_leap_ahead(
     heartbeat = heartbeat_of(app)
     register(heartbeat)
     [run] = heartbeat.transact(lambda session: claim(session, heartbeat, 1))
-    with lease_renewed(heartbeat, run):
+    with heartbeat.executor.working_here(run):
         clock.leap(HOUR)
         # As the keeper does within half a second; its process need not be the one that beats.
-        left = renew(heartbeat, {run.claim_id: run.id})
+        left = renew(heartbeat, [run])
         reply = post(app).json
 
     assert (left, reply["runs_reaped"]) == (0, 0)

@@ -37,7 +37,7 @@ from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim
 from data_flows.heartbeat.runs.due import look
-from data_flows.heartbeat.runs.execute import execute_here
+from data_flows.heartbeat.runs.execute import execute
 from data_flows.heartbeat.runs.lease import renew
 from data_flows.heartbeat.runs.reap import expired_runs, reap
 from data_flows.heartbeat.runs.register import register
@@ -343,15 +343,15 @@ class Rules(RuleBasedStateMachine):
         index, run = holders[which % len(holders)]
         self.held[index].remove(run)
         self.behaviour, self.meanwhile = behaviour, meanwhile
-        told = execute_here(self.world.processes[index], run)
+        status = execute(self.world.processes[index], run)
 
         row = self.read(DataFlowRun).get(run.id)
         if row and row.claim_id == run.claim_id and row.error_type != "LeaseExpired":
             succeeds = behaviour in {"succeed", "survive"}
             assert row.status == ("success" if succeeds else "failed")
-            assert told == row.status
+            assert status == row.status
         else:
-            assert told == "failed"
+            assert status == "failed"
 
     def play(self, run: Any) -> None:
         """Be the flow: write a row that names the claim, and behave as the example says."""
@@ -378,7 +378,7 @@ class Rules(RuleBasedStateMachine):
     def renew(self, index: int) -> None:
         """A process renews the leases of all that it holds, be it still its own or not."""
         claims = {run.claim_id: run.id for run in self.held[index]}
-        passed_over = renew(self.world.processes[index], claims)
+        passed_over = renew(self.world.processes[index], self.held[index])
 
         rows = self.read(DataFlowRun)
         live = [

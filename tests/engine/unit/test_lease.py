@@ -1,7 +1,10 @@
 """Renewing: who gets a whole lease again, and who not."""
 
+import threading
 import time
-from datetime import timedelta
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import event, select
@@ -9,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.models import DataFlowRun
-from data_flows.heartbeat.runs.lease import lease_renewed, renew
+from data_flows.heartbeat.runs.lease import ensure_keeper, renew
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import NOON, claimed_run, data_flow, data_flow_run
@@ -48,6 +51,30 @@ def renewed(dbsession: Session) -> list[str]:
     return sorted(claim or "" for claim in dbsession.scalars(statement))
 
 
+@contextmanager
+def at_work(heartbeat: Heartbeat, run: DataFlowRun) -> Iterator[FakeClock]:
+    """Count a run as at work, seen by the keeper of leases; yield the clock that it looks at."""
+    heartbeat.clock = clock = WatchedClock(NOON - timedelta(seconds=100))
+    ensure_keeper(heartbeat)
+    with heartbeat.executor.working_here(claimed_run(id=run.id)):
+        assert clock.seen.wait(SECONDS)
+        yield clock
+
+
+class WatchedClock(FakeClock):
+    """A clock that notes when somebody has looked at it."""
+
+    def __init__(self, start: datetime) -> None:
+        super().__init__(start)
+        self.seen = threading.Event()
+
+    def monotonic(self) -> float:
+        """Return the seconds it was moved ahead."""
+        seconds = super().monotonic()
+        self.seen.set()
+        return seconds
+
+
 def wait_until_renewed(dbsession: Session) -> None:
     """Wait until the keeper has renewed a lease."""
     deadline = time.monotonic() + SECONDS
@@ -60,9 +87,10 @@ def test_only_what_is_in_progress_under_our_claim_is_renewed(
     heartbeat: Heartbeat, dbsession: Session
 ) -> None:
     runs = store(dbsession, ours="in_progress", ended="success", theirs="in_progress")
-    claims = {name: runs[name].id for name in ("ours", "ended")} | {"lost claim": runs["theirs"].id}
+    claims = {"ours": "ours", "ended": "ended", "theirs": "lost claim"}
+    claimed = [claimed_run(id=runs[name].id, claim_id=claim) for name, claim in claims.items()]
 
-    assert renew(heartbeat, claims) == 0
+    assert renew(heartbeat, claimed) == 0
 
     assert renewed(dbsession) == ["ours"]
 
@@ -72,7 +100,7 @@ def test_renewing_costs_the_same_for_one_run_and_for_eight(
     heartbeat: Heartbeat, dbsession: Session, count: int
 ) -> None:
     runs = store(dbsession, **{f"run {number}": "in_progress" for number in range(count)})
-    claims = {name: run.id for name, run in runs.items()}
+    claimed = [claimed_run(id=run.id, claim_id=name) for name, run in runs.items()]
     dbsession.commit()
     statements: list[str] = []
     event.listen(
@@ -81,38 +109,37 @@ def test_renewing_costs_the_same_for_one_run_and_for_eight(
         lambda _connection, _cursor, statement, *_: statements.append(statement.split()[0]),
     )
 
-    assert renew(heartbeat, claims) == 0
+    assert renew(heartbeat, claimed) == 0
 
     assert [word for word in statements if word not in {"BEGIN", "SET"}] == ["SELECT", "UPDATE"]
 
 
 def test_a_run_that_ends_takes_no_lease_but_its_own(heartbeat: Heartbeat) -> None:
     # On a SQLite database of an old version, the id of a run that was deleted is given again.
-    with lease_renewed(heartbeat, claimed_run(id=1, claim_id="still at work")):
-        with lease_renewed(heartbeat, claimed_run(id=1, claim_id="deleted meanwhile")):
+    still_at_work = claimed_run(id=1, claim_id="still at work")
+    with heartbeat.executor.working_here(still_at_work):
+        with heartbeat.executor.working_here(claimed_run(id=1, claim_id="deleted meanwhile")):
             pass
 
-        assert heartbeat.leases.claims == {"still at work": 1}
+        assert heartbeat.executor.runs_at_work() == [still_at_work]
 
 
 def test_a_lease_is_renewed_once_a_third_has_passed_and_no_longer_than_its_run_lives(
-    heartbeat: Heartbeat, dbsession: Session, clock: FakeClock
+    heartbeat: Heartbeat, dbsession: Session
 ) -> None:
     run = store(dbsession, ours="in_progress")["ours"]
     dbsession.refresh(run)
     dbsession.commit()
-    clock.time = NOON - timedelta(seconds=100)
-    with lease_renewed(heartbeat, claimed_run(id=run.id)):
+    with at_work(heartbeat, run) as clock:
         clock.advance(100)
         wait_until_renewed(dbsession)
 
-    assert heartbeat.leases.claims == {}
+    assert heartbeat.executor.runs_at_work() == []
 
 
 def test_a_renewal_that_could_not_be_written_is_tried_again(
     heartbeat: Heartbeat,
     dbsession: Session,
-    clock: FakeClock,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     run = store(dbsession, ours="in_progress")["ours"]
@@ -125,8 +152,7 @@ def test_a_renewal_that_could_not_be_written_is_tried_again(
             raise error
 
     event.listen(heartbeat.engine, "before_cursor_execute", fail)
-    clock.time = NOON - timedelta(seconds=100)
-    with lease_renewed(heartbeat, claimed_run(id=run.id)):
+    with at_work(heartbeat, run) as clock:
         clock.advance(100)
         wait_until_renewed(dbsession)
 

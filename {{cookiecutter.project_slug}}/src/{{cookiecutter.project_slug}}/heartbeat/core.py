@@ -42,15 +42,13 @@ OPERATOR_SECONDS = 10.0
 
 @dataclass(eq=False)
 class Leases:
-    """The runs at work in this process, by claim with their id, and the thread that keeps them.
+    """The thread that renews the leases of the runs at work in this process.
 
     in_doubt: claims whose commit was never answered, with the monotonic time until which they are
     looked for: the runs may be ours although nobody executes them.
     """
 
-    claims: dict[str, int] = field(default_factory=dict)
     changing: threading.Lock = field(default_factory=threading.Lock)
-    at_work: threading.Event = field(default_factory=threading.Event)
     keeper: threading.Thread | None = None
     in_doubt: dict[str, float] = field(default_factory=dict)
 

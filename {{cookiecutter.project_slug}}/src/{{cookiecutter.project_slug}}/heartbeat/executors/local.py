@@ -1,5 +1,6 @@
 """The local executor: a limited number of runs at once, each on a thread of this process."""
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -15,6 +16,9 @@ LINGER = 0.1
 GATHER = 0.005
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass
 class FreeWorkers:
     """How many workers a claim may use, and how many of them it has `taken`.
@@ -28,7 +32,9 @@ class FreeWorkers:
 
 
 class LocalExecutor:
-    """Counts free workers and starts runs. A worker is reserved before its run is claimed.
+    """Counts free workers, starts runs, and knows which runs are at work in this process.
+
+    A worker is reserved before its run is claimed.
 
     The threads are daemons: those of an ordinary pool are waited for at exit without limit. When
     the process stops, `stopped` means that nothing is to be claimed any more, and later `abandoned`
@@ -48,6 +54,8 @@ class LocalExecutor:
         # All workers are free, or none is to be any more: a thread that waits for that is not woken
         # by each.
         self._idle = threading.Condition(lock)
+        # Set while runs are at work.
+        self.busy = threading.Event()
 
     @property
     def freed(self) -> int:
@@ -78,7 +86,7 @@ class LocalExecutor:
 
     def start(self, job: Callable[[ClaimedRun], object], run: ClaimedRun) -> None:
         """Run `job` on a worker that was taken before; it is free again when the job ends."""
-        self._at_work.append(run)
+        self._begin(run)
         with self._given:
             self._jobs.append((job, run))
             self._given.notify()
@@ -102,12 +110,39 @@ class LocalExecutor:
                 job, run = self._jobs.popleft()
             try:
                 job(run)
+            except BaseException:
+                log.exception("run %d broke off: it is reaped when its lease ends", run.id)
             finally:
+                self._end(run)
                 with self._changed:
-                    self._at_work.remove(run)
                     self._free += 1
                     self._freed += 1
                     self._notify()
+
+    @contextmanager
+    def working_here(self, run: ClaimedRun) -> Iterator[None]:
+        """Count `run` as at work during the block, on this thread and without a worker."""
+        self._begin(run)
+        try:
+            yield
+        finally:
+            self._end(run)
+
+    def runs_at_work(self) -> list[ClaimedRun]:
+        """Return the runs that are at work in this process."""
+        with self._changed:
+            return [*self._at_work]
+
+    def _begin(self, run: ClaimedRun) -> None:
+        with self._changed:
+            self._at_work.append(run)
+            self.busy.set()
+
+    def _end(self, run: ClaimedRun) -> None:
+        with self._changed:
+            self._at_work.remove(run)
+            if not self._at_work:
+                self.busy.clear()
 
     def _notify(self) -> None:
         self._changed.notify_all()
@@ -136,7 +171,7 @@ class LocalExecutor:
             self.abandoned = abandon and bool(self._at_work)
             self._freed += 1
             self._notify()
-            return list(self._at_work)
+            return [*self._at_work]
 
     def wait_until_idle(self, seconds: float) -> None:
         """Wait until no run is at work, nor being claimed, at most `seconds`. To follow `stop`."""

@@ -34,7 +34,7 @@ from ..redaction import shorten
 from ..registry import FlowDefinition
 from ..run import ClaimedRun
 from ..run_log import RunLog
-from ..runs.execute import execute_here
+from ..runs.execute import execute
 from ..runs.finish import end_lost
 from ..tracebacks import text_of
 
@@ -231,7 +231,7 @@ def _work(orders: IO[bytes]) -> None:
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
     heartbeat.flows[run.handler] = definition
-    answers.tell("status", execute_here(heartbeat, run))
+    answers.tell("status", execute(heartbeat, run))
     heartbeat.dispose()
 
 

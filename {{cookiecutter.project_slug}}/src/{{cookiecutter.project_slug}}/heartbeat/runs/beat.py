@@ -87,7 +87,7 @@ class _Beat:
     def work(self) -> None:
         """Do all of the beat, and leave its answer or its error."""
         try:
-            if self.heartbeat.leases.claims:
+            if self.heartbeat.executor.busy.is_set():
                 ensure_keeper(self.heartbeat)
             register(self.heartbeat)
             release_in_doubt(self.heartbeat)
@@ -234,11 +234,14 @@ class _Beat:
         return runs
 
     def _execute(self, run: ClaimedRun) -> None:
-        status = execute(self.heartbeat, run)
-        with self.counting:
-            self.so_far.flows_in_progress -= 1
-            self.so_far.flows_succeeded += status == RunStatus.SUCCESS
-            self.so_far.flows_failed += status != RunStatus.SUCCESS
+        status = RunStatus.FAILED
+        try:
+            status = execute(self.heartbeat, run)
+        finally:
+            with self.counting:
+                self.so_far.flows_in_progress -= 1
+                self.so_far.flows_succeeded += status == RunStatus.SUCCESS
+                self.so_far.flows_failed += status != RunStatus.SUCCESS
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
         """Ask the conditions of what has come to be due; return what keeps flows from running."""

@@ -21,25 +21,11 @@ from ..run_log import RunLog
 from ..tracebacks import is_a, type_name
 from .finish import finish, record_failure, record_success
 from .fork import call_flow
-from .lease import lease_renewed
 
 log = logging.getLogger(__name__)
 
 
 def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
-    """Execute a claimed run to its end; return `success` or `failed`. Raises nothing.
-
-    Its lease is renewed meanwhile.
-    """
-    with lease_renewed(heartbeat, run):
-        try:
-            return execute_here(heartbeat, run)
-        except BaseException:
-            log.exception("run %d broke off: it is reaped when its lease ends", run.id)
-            return RunStatus.FAILED
-
-
-def execute_here(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
     """Execute a claimed run on this thread; return `success` or `failed`.
 
     Whatever the flow raises, `SystemExit` included, is recorded in a transaction of its own, after

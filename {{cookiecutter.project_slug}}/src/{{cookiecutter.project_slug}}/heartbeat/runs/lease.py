@@ -3,15 +3,14 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
 from weakref import ref
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from ..core import Heartbeat, Leases
+from ..core import Heartbeat
 from ..db import Limits, answer_within, begin_writing, limit_transaction
 from ..models import DataFlowRun
 from ..redaction import describe_error
@@ -29,31 +28,20 @@ RENEWAL_SHARE, RENEWAL_SECONDS = 1 / 6, 0.5
 log = logging.getLogger(__name__)
 
 
-@contextmanager
-def lease_renewed(heartbeat: Heartbeat, run: ClaimedRun) -> Iterator[None]:
-    """Renew the lease of `run`, each time when a third of it has passed, until the block ends."""
-    leases = heartbeat.leases
-    with leases.changing:
-        leases.claims[run.claim_id] = run.id
-        leases.at_work.set()
-    ensure_keeper(heartbeat)
-    try:
-        yield
-    finally:
-        with leases.changing:
-            del leases.claims[run.claim_id]
-
-
 def ensure_keeper(heartbeat: Heartbeat) -> None:
-    """Start the thread that renews leases, unless it lives. Where that fails, call this again."""
+    """Start the thread that renews leases, unless it lives. Where that fails, call this again.
+
+    It renews the leases of all runs at work, each time when a third of a lease has passed.
+    """
     leases = heartbeat.leases
     with leases.changing:
         if leases.keeper is not None and leases.keeper.is_alive():
             return
         # It knows the heartbeat weakly: one that is dropped, as tests do, is not kept alive.
-        known = ref(heartbeat, lambda _: leases.at_work.set())
+        busy = heartbeat.executor.busy
+        known = ref(heartbeat, lambda _: busy.set())
         keeper = threading.Thread(
-            target=_keep, args=(known, leases), name="heartbeat-leases", daemon=True
+            target=_keep, args=(known, busy), name="heartbeat-leases", daemon=True
         )
         try:
             keeper.start()
@@ -63,8 +51,8 @@ def ensure_keeper(heartbeat: Heartbeat) -> None:
             leases.keeper = keeper
 
 
-def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
-    """Renew the leases of the runs of these claims, which map to their ids.
+def renew(heartbeat: Heartbeat, runs: Sequence[ClaimedRun]) -> int:
+    """Renew the leases of these runs, as far as they are still this process's.
 
     In one transaction, whatever their number. A row that is locked at this moment is passed over:
     this waits for nobody, and nobody's order of locks matters. Return how many those were.
@@ -72,7 +60,10 @@ def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
     # A renewal whose network goes silent must hold its rows no longer than the next one waits.
     seconds = max(heartbeat.settings.lease * RENEWAL_SHARE, RENEWAL_SECONDS)
     limits = Limits(lock=seconds, answer=seconds + 1, idle=seconds)
-    claimed = DataFlowRun.id.in_(claims.values()), DataFlowRun.claim_id.in_(claims)
+    claimed = (
+        DataFlowRun.id.in_([run.id for run in runs]),
+        DataFlowRun.claim_id.in_([run.claim_id for run in runs]),
+    )
     living = DataFlowRun.in_progress().with_only_columns(DataFlowRun.id).where(*claimed)
 
     def work(session: Session) -> int:
@@ -83,16 +74,16 @@ def renew(heartbeat: Heartbeat, claims: Mapping[str, int]) -> int:
         until = now + timedelta(seconds=heartbeat.settings.lease)
         renewal = update(DataFlowRun).where(DataFlowRun.id.in_(ours))
         session.execute(renewal.values(lease_expires_at=until, updated_at=now))
-        return 0 if len(ours) == len(claims) else len(session.scalars(living).all()) - len(ours)
+        return 0 if len(ours) == len(runs) else len(session.scalars(living).all()) - len(ours)
 
     with answer_within(seconds):
         return heartbeat.transact(work)
 
 
-def _keep(known: ref[Heartbeat], leases: Leases) -> None:
+def _keep(known: ref[Heartbeat], busy: threading.Event) -> None:
     """Keep the leases of runs at work. This ends with the process: a thread may be hard to get."""
     while True:
-        leases.at_work.wait()
+        busy.wait()
         heartbeat = known()
         if heartbeat is None:
             return
@@ -104,22 +95,15 @@ def _keep_while_at_work(heartbeat: Heartbeat) -> None:
     """Renew in time, at once after a leap of the clock, and again until it is written."""
     clock = heartbeat.clock
     wall, ticks = clock.now(), clock.monotonic()
-    while claims := _claims_at_work(heartbeat.leases):
+    while runs := heartbeat.executor.runs_at_work():
         passed = clock.monotonic() - ticks
         leapt = abs((clock.now() - wall).total_seconds() - passed) > LEAP
         if leapt or passed >= heartbeat.settings.lease / 3:
             try:
-                if not renew(heartbeat, claims):
+                if not renew(heartbeat, runs):
                     wall, ticks = clock.now(), clock.monotonic()
             except Exception as error:  # noqa: BLE001 - whatever it is, renewal goes on
                 details = describe_error(error, heartbeat.secrets())
                 message = "%d leases could not be renewed: retrying\n%s"
-                log.error(message, len(claims), details["error_backtrace"])  # noqa: TRY400 - redacted
+                log.error(message, len(runs), details["error_backtrace"])  # noqa: TRY400 - redacted
         time.sleep(LOOK_EVERY)
-
-
-def _claims_at_work(leases: Leases) -> dict[str, int]:
-    with leases.changing:
-        if not leases.claims:
-            leases.at_work.clear()
-        return dict(leases.claims)

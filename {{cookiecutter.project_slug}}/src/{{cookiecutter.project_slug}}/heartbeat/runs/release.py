@@ -17,16 +17,22 @@ from ..db import begin_writing
 from ..models import DataFlow, DataFlowRun, Trigger
 from ..run import ClaimedRun
 from .finish import cancel
+from .lease import ensure_keeper
 
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def remember_claims(heartbeat: Heartbeat) -> Iterator[list[ClaimedRun]]:
-    """Yield a list for the runs that the block claims; if it fails, they are looked up later."""
+    """Yield a list for the runs that the block claims; if it fails, they are looked up later.
+
+    Their leases are renewed from the moment at which they are at work.
+    """
     claimed: list[ClaimedRun] = []
     try:
         yield claimed
+        if claimed:
+            ensure_keeper(heartbeat)
     except DBAPIError:
         until = heartbeat.clock.monotonic() + heartbeat.settings.lease
         heartbeat.leases.in_doubt.update({run.claim_id: until for run in claimed})

@@ -74,7 +74,9 @@ def _backfill(heartbeat: Heartbeat, name: str, window: Window) -> bool:
     run = _claim(heartbeat, name, window)
     if run is None:
         return False
-    if execute(heartbeat, run) is not RunStatus.SUCCESS:
+    with heartbeat.executor.working_here(run):
+        status = execute(heartbeat, run)
+    if status is not RunStatus.SUCCESS:
         with heartbeat.session() as session:
             row = session.get_one(DataFlowRun, run.id)
         span = f"{window.start.isoformat()} to {window.end.isoformat()}"

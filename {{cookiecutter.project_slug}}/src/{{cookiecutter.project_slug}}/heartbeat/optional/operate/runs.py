@@ -67,7 +67,8 @@ def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
     The exit code is 1 if the run failed.
     """
     claimed = claim_now(heartbeat, name)
-    status = execute(heartbeat, claimed)
+    with heartbeat.executor.working_here(claimed):
+        status = execute(heartbeat, claimed)
     ended = _find(heartbeat, claimed.id)
     if as_json:
         print_json(ended)
