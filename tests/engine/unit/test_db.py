@@ -20,13 +20,13 @@ from data_flows.heartbeat.db import (
     UNLIMITED,
     Limits,
     begin_writing,
+    create_database,
     database_url,
     make_engine,
     require_reachable,
 )
-from data_flows.heartbeat.db import sqlite as locking
+from data_flows.heartbeat.db import write_lock as locking
 from data_flows.heartbeat.errors import DatabaseNotReadyError, SettingsError
-from data_flows.heartbeat.migrations.server import create_database
 
 from ..conftest import DATABASE
 

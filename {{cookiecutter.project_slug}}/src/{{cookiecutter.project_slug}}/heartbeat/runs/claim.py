@@ -8,7 +8,6 @@ import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from types import NoneType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Text, bindparam, cast, insert, select, update
@@ -16,13 +15,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing
+from ..db import backend_of, begin_writing
+from ..db.expressions import insert_arrays
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
-from ..models.meta import insert_arrays, is_postgresql
 from ..run import ClaimedRun
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
-from .unreadable import FLOW_KINDS, RUN_KINDS, disable, keep_readable, problem_of
+from .unreadable import disable, keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
 # that cannot be must fail its own flow, and not the claim of all.
@@ -32,8 +31,6 @@ READ = (
     *(DataFlow.skipped_slots, DataFlow.backfill_until, DataFlow.created_at),
     cast(DataFlow.configuration, Text).label("configuration"),
 )
-READ_KINDS = {column.key: FLOW_KINDS[column.key] for column in READ}
-READ_KINDS["configuration"] = (str, NoneType)
 MAX_BIG_INTEGER = 2**63 - 1  # of a column
 NO_VERDICTS: Mapping[int, bool] = {}
 # Nearly always no run is pending: that is asked along with what is due, and without the flows.
@@ -79,7 +76,7 @@ def claim(
         flows = flows[: most - len(runs)]
     # Read when the rows are ours: others may have run them while this process stood still.
     now = heartbeat.clock.now()
-    flows = keep_readable(session, now, flows, READ_KINDS)
+    flows = keep_readable(session, now, flows)
     # A name that is too long when it is escaped is stored in part, and belongs to no flow.
     flows = [flow for flow in flows if flow.handler in known]
     # One that came to be due since conditions were asked is asked first.
@@ -96,7 +93,7 @@ def take_pending(
 ) -> list[ClaimedRun]:
     """Take the pending runs of those flows whose rows nobody else holds. The caller commits."""
     locked, now = _lock(session, DataFlow.id.in_(flow_ids)), heartbeat.clock.now()
-    flows = {flow.id: flow for flow in keep_readable(session, now, locked, READ_KINDS)}
+    flows = {flow.id: flow for flow in keep_readable(session, now, locked)}
     # Read again under the lock: another process may have taken them since.
     found = session.execute(
         select(*_RUN.c)
@@ -107,7 +104,7 @@ def take_pending(
     ).all()
     runs = list[ClaimedRun]()
     for row in found:
-        if problem := problem_of(row, RUN_KINDS):
+        if problem := problem_of(row):
             disable(session, now, row.data_flow_id, str(problem))
         else:
             flow = flows[row.data_flow_id]
@@ -194,7 +191,7 @@ def _insert(
         for flow, run in runs
     ]
     connection = session.connection()
-    if is_postgresql(connection):
+    if backend_of(connection).takes_arrays:
         statement = insert_arrays(_RUN, (*rows[0],)).returning(_RUN.c.data_flow_id, _RUN.c.id)
         arrays = {name: [row[name] for row in rows] for name in rows[0]}
         ids = dict(connection.execute(statement, arrays).all())

@@ -12,10 +12,12 @@ from sqlalchemy import ColumnElement, Row, Select, bindparam, case, false, func,
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
+from ..db.expressions import has_come
+from ..db.stored import readable
+from ..db.types import UTCDateTime
 from ..errors import ScheduleError
 from ..models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunStatus, Trigger
 from ..models.data_flow import AHEAD, SOON
-from ..models.meta import UTCDateTime, has_come, time_or_none
 from ..schedules.between import read_zone
 from ..schedules.every import Due
 from ..schedules.rule import due, slot_before
@@ -114,7 +116,7 @@ def look(
     """Return the work at `now`. A beat without work asks nothing else."""
     statement = _look_at(*free) if free else _LOOK
     found = Look(*session.connection().execute(statement, query_params(now, handlers)).one())
-    return found._replace(next_slot=time_or_none(found.next_slot))
+    return found._replace(next_slot=readable(found.next_slot))
 
 
 def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:

@@ -12,11 +12,10 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing, reason
+from ..db import backend_of, begin_writing, reason
 from ..errors import ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
-from ..models.meta import is_postgresql
 from ..registry import MAX_INTEGER
 from ..run import ClaimedRun
 from .record import record
@@ -97,7 +96,9 @@ def finish(
         flow["backfill_until"] = now + BACKFILL_HOLD
     counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     values |= {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
-    statements = _end((*flow,), (*values,), counted=counted, chained=is_postgresql(connection))
+    statements = _end(
+        (*flow,), (*values,), counted=counted, chained=backend_of(connection).chains_writes
+    )
     written = {f"flow_{column}": value for column, value in flow.items()}
     written |= {f"run_{column}": value for column, value in values.items()}
     written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id, "lease": lease}
@@ -176,7 +177,7 @@ def _record(heartbeat: Heartbeat, run: ClaimedRun, write: Callable[[], RunStatus
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
     """Begin a transaction; on PostgreSQL the one statement is one by itself."""
-    if is_postgresql(engine):
+    if backend_of(engine).chains_writes:
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     return engine.begin()
 
