@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from data_flows.heartbeat import Run
-from data_flows.heartbeat.models.meta import UTCDateTime
+from data_flows.heartbeat.db.types import UTCDateTime
 from pyramid.config import Configurator
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, func, insert, select
 from sqlalchemy import text as plain_sql

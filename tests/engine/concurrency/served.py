@@ -18,7 +18,7 @@ from sqlalchemy import Column, Integer, MetaData, String, Table, event, func, in
 from sqlalchemy.engine import ExceptionContext
 
 from data_flows.heartbeat import Heartbeat, Run
-from data_flows.heartbeat.models.meta import UTCDateTime
+from data_flows.heartbeat.db.types import UTCDateTime
 
 SECONDS = 60  # no flow waits longer for its test
 MANY = 20

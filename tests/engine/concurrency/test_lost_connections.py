@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from data_flows.heartbeat import Run
-from data_flows.heartbeat.db import ENDING, engines, is_unavailable, limit_transaction
+from data_flows.heartbeat.db import ENDING, backend, is_unavailable, limit_transaction
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 
 from ..conftest import TOKEN, FakeClock, MakeApp, heartbeat_of
@@ -186,7 +186,7 @@ def test_connections_that_were_lost_while_nobody_used_them_cost_nothing(
     dbsession: Session,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engines, "PING_AFTER", 0.0)  # as if they had rested for longer
+    monkeypatch.setattr(backend, "PING_AFTER", 0.0)  # as if they had rested for longer
     app = make_app((write, {"every": EVERY}))
     replies = []
     for _ in range(3):

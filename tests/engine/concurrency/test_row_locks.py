@@ -12,8 +12,7 @@ from sqlalchemy.orm import Session
 
 from data_flows.heartbeat import Run, migrations
 from data_flows.heartbeat.core import Heartbeat
-from data_flows.heartbeat.db import make_engine
-from data_flows.heartbeat.migrations.server import create_database
+from data_flows.heartbeat.db import create_database, make_engine
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim

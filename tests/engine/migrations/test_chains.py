@@ -13,9 +13,8 @@ from sqlalchemy import Engine, inspect, make_url, text
 
 from data_flows.heartbeat import migrations
 from data_flows.heartbeat.cli import main as heartbeat_command
-from data_flows.heartbeat.db import Limits, make_engine
+from data_flows.heartbeat.db import Limits, create_database, make_engine
 from data_flows.heartbeat.errors import DatabaseNotReadyError
-from data_flows.heartbeat.migrations.server import create_database
 from data_flows.models import Base
 
 INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the folder

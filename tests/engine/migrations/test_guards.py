@@ -10,8 +10,8 @@ from sqlalchemy import bindparam, make_url, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, StatementError
 from sqlalchemy.orm import Session
 
+from data_flows.heartbeat.db.types import UTCDateTime
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
-from data_flows.heartbeat.models.meta import UTCDateTime
 
 DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_backend_name()
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)

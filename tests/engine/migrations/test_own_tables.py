@@ -24,8 +24,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 from data_flows.heartbeat import migrations
 from data_flows.heartbeat.cli import main as heartbeat_command
 from data_flows.heartbeat.db import make_engine
-from data_flows.heartbeat.models.meta import Id, Json, Name, Seconds, ShortString, UTCDateTime
-from data_flows.heartbeat.models.text import AnyText
+from data_flows.heartbeat.db.text import AnyText
+from data_flows.heartbeat.db.types import Id, Json, Name, Seconds, ShortString, UTCDateTime
 from data_flows.models import Base
 
 VERSIONS = Path(migrations.__file__).parents[2] / "migrations" / "versions"

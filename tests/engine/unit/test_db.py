@@ -22,14 +22,13 @@ from data_flows.heartbeat.db import (
     Limits,
     Waiters,
     begin_writing,
+    create_database,
     database_url,
-    end_left_transaction,
     make_engine,
     require_reachable,
 )
-from data_flows.heartbeat.db import sqlite as locking
+from data_flows.heartbeat.db import write_lock as locking
 from data_flows.heartbeat.errors import DatabaseBusyError, DatabaseNotReadyError, SettingsError
-from data_flows.heartbeat.migrations.server import create_database
 
 from ..conftest import DATABASE
 
@@ -211,7 +210,7 @@ def test_a_thread_has_no_part_in_the_lock_that_another_takes_by_its_last_connect
 
     with Session(sqlite) as session, pytest.raises(DatabaseBusyError):
         begin_writing(session, waiters)
-    assert not end_left_transaction(sqlite)
+    locking.end_left_transaction(sqlite)
     own: Any = next_user.dbapi_connection
     assert own.in_transaction
     next_user.close()

@@ -17,7 +17,7 @@ from pyramid.config import Configurator
 
 from .core import Heartbeat, make_heartbeat
 from .db import database_url, make_engine
-from .models.meta import UTCDateTime
+from .db.types import UTCDateTime
 from .registry import add_flow, flow
 from .routes import require_same_place
 from .run import Run, Window

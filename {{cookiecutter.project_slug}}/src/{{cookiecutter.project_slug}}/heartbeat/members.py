@@ -11,7 +11,7 @@ from sqlalchemy import Row, select
 
 from .models import DataFlow, DataFlowRun, table_of
 from .redaction import error_of
-from .runs.unreadable import RUN_KINDS, readable_values
+from .runs.unreadable import readable_values
 
 
 class FlowMembers(BaseModel):
@@ -78,6 +78,6 @@ RUNS = select(DataFlow.name.label("flow"), *_COLUMNS).join(DataFlowRun.data_flow
 
 def run_members(row: Row[Any]) -> RunMembers:
     """Return the members of a run for a row of RUNS."""
-    values = readable_values(row, RUN_KINDS) | {"flow": str(row.flow)}
+    values = readable_values(row) | {"flow": str(row.flow)}
     error = error_of(values["error_type"], values["error_message"])
     return RunMembers(**values, error=error)

@@ -8,9 +8,8 @@ from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from .. import migrations
-from ..db import MIGRATION, database_url, make_engine, reason
+from ..db import MIGRATION, backend_of, create_database, database_url, make_engine, reason
 from ..errors import DatabaseNotReadyError, SettingsError
-from ..migrations.server import create_database, migration_lock
 from .application import application, config_option
 
 
@@ -30,7 +29,8 @@ def migrate(config: str) -> None:
         migrations.require_current(engine)
         click.echo("the heartbeat's tables are up to date")
         if own := own_chain(config):
-            with engine.connect() as connection, migration_lock(connection):
+            lock = backend_of(engine).migration_lock
+            with engine.connect() as connection, lock(connection):
                 own.attributes["connection"] = connection
                 alembic_command.upgrade(own, "head")
                 connection.commit()

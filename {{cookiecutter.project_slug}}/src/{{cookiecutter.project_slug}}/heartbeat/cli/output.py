@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ..models import stored
+from ..db import stored
 from ..printing import printable
 
 # More columns than any table needs.

@@ -1,62 +1,27 @@
 """Connections to the database, and all that differs between databases or drivers.
 
-engines: one Engine for each purpose. limits: how long a connection may wait. sqlite: its one write
-lock. insert: rows that a constraint may refuse. flow_session: the session of a flow.
-readiness: whether a database can be used. transactions: what a transaction can be asked.
+backend: what differs, as a portable default; postgresql, mysql and sqlite override it. engines: one
+Engine for each purpose. limits and watch: how long a connection may wait. write_lock: the one of
+SQLite. readiness: whether a database can be used. types, text, stored: columns and their values.
 """
 
-from .engines import database_url, make_engine
-from .insert import insert_new
-from .limits import (
-    BOOKKEEPING,
-    DEFAULT,
-    ENDING,
-    MIGRATION,
-    UNLIMITED,
-    Limits,
-    limit_transaction,
-)
-from .readiness import (
-    is_silent,
-    is_unavailable,
-    reason,
-    require_reachable,
-    require_skip_locked,
-)
-from .sqlite import Waiters, end_left_transaction
-from .statements import transaction_control
-from .transactions import (
-    begin_writing,
-    break_off,
-    end_transaction,
-    open_transaction,
-    reading_only,
-)
-from .watch import answer_within
-
-__all__ = [
-    "BOOKKEEPING",
-    "DEFAULT",
-    "ENDING",
-    "MIGRATION",
-    "UNLIMITED",
-    "Limits",
-    "Waiters",
-    "answer_within",
-    "begin_writing",
-    "break_off",
-    "database_url",
-    "end_left_transaction",
-    "end_transaction",
-    "insert_new",
-    "is_silent",
-    "is_unavailable",
-    "limit_transaction",
-    "make_engine",
-    "open_transaction",
-    "reading_only",
-    "reason",
-    "require_reachable",
-    "require_skip_locked",
-    "transaction_control",
-]
+from .backends import backend_of as backend_of
+from .driver_errors import is_silent as is_silent
+from .driver_errors import is_unavailable as is_unavailable
+from .driver_errors import reason as reason
+from .engines import database_url as database_url
+from .engines import make_engine as make_engine
+from .limits import BOOKKEEPING as BOOKKEEPING
+from .limits import DEFAULT as DEFAULT
+from .limits import ENDING as ENDING
+from .limits import MIGRATION as MIGRATION
+from .limits import UNLIMITED as UNLIMITED
+from .limits import Limits as Limits
+from .readiness import create_database as create_database
+from .readiness import require_reachable as require_reachable
+from .readiness import require_skip_locked as require_skip_locked
+from .readiness import text_problem as text_problem
+from .transactions import begin_writing as begin_writing
+from .transactions import limit_transaction as limit_transaction
+from .watch import answer_within as answer_within
+from .write_lock import Waiters as Waiters

@@ -19,9 +19,10 @@ from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from ..errors import SessionControlError, SessionEndedError, SessionInUseError
 from ..tracebacks import is_a
-from .limits import ENDING, limit_transaction
+from .backends import backend_of
+from .limits import ENDING
 from .statements import transaction_control
-from .transactions import break_off
+from .transactions import limit_transaction
 from .watch import answer_within
 
 # How long a thread may take to notice that its statement was broken off, in seconds.
@@ -177,7 +178,8 @@ def _abort(session: FlowSession) -> None:
         try:
             session.begin_end()
         except SessionInUseError:
-            break_off(session.connection())
+            connection = session.connection()
+            backend_of(connection).break_off(connection.connection.dbapi_connection)
             session.wait_until_left()
         if session.manager:
             session.manager.abort()

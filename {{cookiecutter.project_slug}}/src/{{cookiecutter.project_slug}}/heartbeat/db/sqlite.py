@@ -1,72 +1,133 @@
-"""SQLite: its settings, and its one write lock, which a flow that has written holds until it ends.
+"""SQLite: a file, its settings, and one writer at a time."""
 
-SQLite itself would look for the lock after pauses of up to 100 ms. The threads of this process wake
-each other up, look every few milliseconds for other processes, and know which of them holds it.
-"""
-
+import os
 import sqlite3
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, event
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy import URL, Connection, Engine, Insert, QueuePool, Table, event
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import InvalidatePoolError, OperationalError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from ..errors import DatabaseBusyError, SecondSessionError
-from ..models.stored import decode
+from ..errors import DatabaseNotReadyError
+from . import write_lock
+from .backend import COMMENT, NAME, STRING, TAKES_TOO_LONG, Backend
+from .driver_errors import replace_read_only
+from .limits import BOOKKEEPING, MIGRATION, Limits
+from .stored import decode
+from .write_lock import LOCK_SECONDS
 
+IN_MEMORY = {None, "", ":memory:"}
 # Statements that need no write lock. All else begins an immediate transaction, since one that reads
 # first and writes later fails at once when somebody else has written in between.
 _READS = ("SELECT", "PRAGMA", "EXPLAIN", "VALUES", "BEGIN")
-# A flow holds the lock for as long as it runs. What waits for it must outlast any flow: giving up
-# would fail a healthy run.
-LOCK_SECONDS = 86_400.0
-# How soon a waiting thread looks again, in seconds, unless another thread wakes it up before.
-LOOK_AGAIN = 0.01
-
-_writer_gone = threading.Condition()
-# By database file: the thread of this process that began to write last, and its connection.
-_writers: dict[str, tuple[threading.Thread, sqlite3.Connection]] = {}
 
 
-class Waiters:
-    """A limit for threads that wait for the write lock: how many at once, and for how long."""
+class SQLite(Backend):
+    """SQLite, whose database is a file or in memory."""
 
-    def __init__(self, limit: int, seconds: float = LOCK_SECONDS) -> None:
-        self.seconds = seconds
-        self._places = threading.Semaphore(limit)
+    has_one_writer = True
+    not_code = rf"{STRING}|{NAME}|\[[^\]]*\]|--[^\n]*|{COMMENT}"
+
+    def engine_options(self, url: URL, limits: Limits) -> dict[str, Any]:
+        """Return options by which the driver begins no transaction: it would do that too late."""
+        arguments: dict[str, Any] = {"isolation_level": None}
+        arguments["timeout"] = min(limits.write_lock, LOCK_SECONDS)
+        # A thread that waits for the write lock holds a connection, and none may lack one for that.
+        options = {"max_overflow": -1, "connect_args": arguments}
+        if url.database in IN_MEMORY:  # as tests of applications have it
+            options["poolclass"] = QueuePool
+            arguments["check_same_thread"] = False
+        return options
+
+    def prepare(self, engine: Engine, limits: Limits) -> None:
+        """Make the engine's connections write and wait in our way."""
+        file = _DatabaseFile(engine)
+        event.listen(engine, "do_connect", file.refuse_if_removed)
+        event.listen(engine, "connect", _prepare_connection)
+        event.listen(engine, "connect", file.remember)
+        event.listen(engine, "checkout", file.check)
+        event.listen(engine, "before_cursor_execute", _begin_immediate)
+        event.listen(engine, "after_cursor_execute", _read_at_once)
+        event.listen(engine, "checkin", write_lock.forget_writer)
+        event.listen(engine, "checkin", write_lock.wake_writer)
+        event.listen(engine, "handle_error", replace_read_only)
+        if limits == BOOKKEEPING:  # flows get what the driver gives
+            event.listen(engine, "connect", _read_any_text)
+
+    def insert_ignoring(self, table: Table) -> Insert:
+        """Return the statement: OR IGNORE would also leave out what other constraints refuse."""
+        return sqlite_insert(table).on_conflict_do_nothing()
 
     @contextmanager
-    def place(self) -> Iterator[None]:
-        """Take a place for the block. Raises DatabaseBusyError if all are taken."""
-        if not self._places.acquire(blocking=False):
-            raise DatabaseBusyError
+    def reading_only(self, session: Session) -> Iterator[None]:
+        """Forbid to write within the block: the connection goes back to the pool."""
+        connection = session.connection()
+        connection.exec_driver_sql("PRAGMA query_only = ON")
         try:
             yield
         finally:
-            self._places.release()
+            connection.exec_driver_sql("PRAGMA query_only = OFF")
 
+    def break_off(self, connection: Any) -> None:
+        """End the statement that another thread is executing on a driver's connection."""
+        connection.interrupt()
 
-def prepare_engine(engine: Engine) -> None:
-    """Make the engine's connections write and wait in our way."""
-    file = _DatabaseFile(engine)
-    event.listen(engine, "do_connect", file.refuse_if_removed)
-    event.listen(engine, "connect", _prepare_connection)
-    event.listen(engine, "connect", file.remember)
-    event.listen(engine, "checkout", file.check)
-    event.listen(engine, "before_cursor_execute", _begin_immediate)
-    event.listen(engine, "after_cursor_execute", _read_at_once)
-    event.listen(engine, "checkin", _forget_writer)
-    event.listen(engine, "checkin", _wake_writer)
-    event.listen(engine, "handle_error", _replace_read_only)
+    def end_left_transaction(self, engine: Engine) -> None:
+        """Roll back what this thread left open on another connection."""
+        write_lock.end_left_transaction(engine)
+
+    def create_folder(self, url: URL) -> bool:
+        """Make the folder: SQLite makes the file at the first connection."""
+        if url.database not in IN_MEMORY:
+            Path(url.database or "").resolve().parent.mkdir(0o700, parents=True, exist_ok=True)
+        return True
+
+    @contextmanager
+    def migration_lock(self, connection: Connection) -> Iterator[None]:
+        """Lock the folder of the file, until the process ends at the latest.
+
+        Not the write lock, for which an Alembic environment with a connection of its own waits.
+        """
+        file = connection.engine.url.database
+        if file in IN_MEMORY:
+            yield
+            return
+        import fcntl  # not on every system that can import this
+
+        folder = os.open(Path(file or "").resolve().parent, os.O_RDONLY)
+        deadline = time.monotonic() + MIGRATION.lock
+        try:
+            while True:
+                with suppress(BlockingIOError):
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                if time.monotonic() > deadline:
+                    raise DatabaseNotReadyError(TAKES_TOO_LONG)
+                time.sleep(0.1)
+            yield
+        finally:
+            os.close(folder)
+
+    def require_file(self, url: URL) -> None:
+        """Raise DatabaseNotReadyError if there is no file: connecting would make an empty one."""
+        if url.database not in IN_MEMORY and not Path(url.database or "").exists():
+            raise DatabaseNotReadyError(
+                f"the database {url.database} cannot be reached (there is no such file): run "
+                "`heartbeat migrate`, or fix sqlalchemy.url or DATABASE_URL"
+            )
+
+    def connect_fix(self, _error: DBAPIError, _database: str | None) -> str:
+        """Return what to do where no connection can be made."""
+        return "check the file and its permissions, or name another one in"
 
 
 class _DatabaseFile:
@@ -102,80 +163,15 @@ class _DatabaseFile:
         return found.st_dev, found.st_ino
 
 
-def read_any_text(connection: Any, _record: object) -> None:
+def _read_any_text(connection: Any, _record: object) -> None:
     """Read a text that is not UTF-8 as Unreadable, where the driver would fail on all rows."""
     connection.text_factory = decode
 
 
-def lock(connection: Connection, waiters: Waiters | None = None, *, wait: bool = True) -> bool:
-    """Begin to write: take the write lock, and wait for it. Return False if it must not `wait`.
-
-    Raises DatabaseBusyError where `waiters` are limited, and SecondSessionError where this thread
-    holds the lock by another connection, so that it would wait for itself.
-    """
-    own: Any = connection.connection.dbapi_connection
-    file = _file_of(connection.engine)
-    with _without_busy_timeout(own) as patience:
-        if not _execute_if_free(own, "BEGIN IMMEDIATE"):
-            if not wait:
-                return False
-            if _holds_lock(file):
-                raise SecondSessionError
-            with waiters.place() if waiters else nullcontext():
-                seconds = waiters.seconds if waiters else patience
-                if not _execute_when_free(own, "BEGIN IMMEDIATE", seconds):
-                    if waiters:
-                        raise DatabaseBusyError
-                    locked = sqlite3.OperationalError("database is locked")
-                    raise OperationalError("BEGIN IMMEDIATE", None, locked)
-    with _writer_gone:
-        _writers[file] = threading.current_thread(), own
-    return True
-
-
-def end_left_transaction(engine: Engine) -> bool:
-    """Roll back what this thread left open on another connection; return if there was any."""
-    if engine.dialect.name != "sqlite":
-        return False
-    file = _file_of(engine)
-    if not _holds_lock(file):
-        return False
-    _writers[file][1].rollback()
-    _wake_writer()
-    return True
-
-
-def is_writing(connection: Connection) -> bool:
-    """Return whether a transaction is open on the connection."""
-    own: Any = connection.connection.dbapi_connection
-    return bool(own.in_transaction)
-
-
-def _file_of(engine: Engine) -> str:
-    file = engine.url.database
-    return str(Path(file).absolute()) if file and file != ":memory:" else f"memory {id(engine)}"
-
-
-def _holds_lock(file: str) -> bool:
-    thread, connection = _writers.get(file, (None, None))
-    if connection is None or thread is not threading.current_thread():
-        return False
-    with suppress(sqlite3.ProgrammingError):  # it may have been closed
-        return connection.in_transaction
-    return False
-
-
-def _forget_writer(connection: object, _record: object) -> None:
-    """Forget who wrote by a connection that goes back to its pool: another thread may be next."""
-    with _writer_gone:
-        for file in [file for file, (_, known) in _writers.items() if known is connection]:
-            del _writers[file]
-
-
 def _prepare_connection(connection: Any, _record: object) -> None:
-    with _without_busy_timeout(connection) as patience:
+    with write_lock.without_busy_timeout(connection) as patience:
         # For a new file SQLite does not wait at all.
-        if not _execute_when_free(connection, "PRAGMA journal_mode=WAL", patience):
+        if not write_lock.execute_when_free(connection, "PRAGMA journal_mode=WAL", patience):
             raise sqlite3.OperationalError("database is locked")
     connection.execute("PRAGMA foreign_keys=ON")
     # What was committed outlives a loss of power. Some builds of SQLite have less by default.
@@ -185,45 +181,8 @@ def _prepare_connection(connection: Any, _record: object) -> None:
 def _begin_immediate(
     connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
 ) -> None:
-    if not (statement.lstrip().upper().startswith(_READS) or is_writing(connection)):
-        lock(connection)
-
-
-@contextmanager
-def _without_busy_timeout(own: Any) -> Iterator[float]:
-    """Yield the connection's busy timeout in seconds; SQLite itself does not wait in the block."""
-    patience = own.execute("PRAGMA busy_timeout").fetchone()[0]
-    own.execute("PRAGMA busy_timeout = 0")
-    try:
-        yield patience / 1_000
-    finally:
-        own.execute(f"PRAGMA busy_timeout = {patience}")
-
-
-def _execute_when_free(own: Any, statement: str, seconds: float) -> bool:
-    """Execute what takes a lock as soon as it is free; return False if that takes too long."""
-    deadline = time.monotonic() + seconds
-    while not _execute_if_free(own, statement):
-        if time.monotonic() > deadline:
-            return False
-        with _writer_gone:
-            _writer_gone.wait(LOOK_AGAIN)
-    return True
-
-
-def _execute_if_free(own: Any, statement: str) -> bool:
-    try:
-        own.execute(statement)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname.startswith("SQLITE_BUSY"):
-            return False
-        raise OperationalError(statement, None, error) from error
-    return True
-
-
-def _wake_writer(*_ignored: object) -> None:
-    with _writer_gone:
-        _writer_gone.notify()
+    if not (statement.lstrip().upper().startswith(_READS) or write_lock.is_writing(connection)):
+        write_lock.lock(connection)
 
 
 def _read_at_once(
@@ -238,12 +197,5 @@ def _read_at_once(
 
     Left open, it would hold on to what it sees, and the write would fail after somebody else's.
     """
-    if cursor.description and not is_writing(connection):
+    if cursor.description and not write_lock.is_writing(connection):
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)
-
-
-def _replace_read_only(context: ExceptionContext) -> None:
-    """Drop connections made while the file could only be read: a new one may be able to write."""
-    name = getattr(context.original_exception, "sqlite_errorname", "")
-    if name.startswith("SQLITE_READONLY"):
-        context.is_disconnect = True

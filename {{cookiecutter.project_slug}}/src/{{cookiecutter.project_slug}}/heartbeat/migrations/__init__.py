@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
 
-from ..db import require_reachable, require_skip_locked
+from ..db import backend_of, require_reachable, require_skip_locked
 from ..errors import DatabaseNotReadyError
 from ..models import DataFlow, EngineBase, is_engine_table
 from ..models.meta import VERSION_TABLE
-from .server import migration_lock
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -34,7 +33,7 @@ def upgrade(engine: Engine) -> None:
     """
     from alembic import command
 
-    with engine.connect() as connection, migration_lock(connection):
+    with engine.connect() as connection, backend_of(connection).migration_lock(connection):
         if not _is_newer(_current(connection)):
             command.upgrade(config_for(connection), "head")
         connection.commit()

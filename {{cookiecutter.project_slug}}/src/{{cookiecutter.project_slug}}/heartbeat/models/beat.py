@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import Integer
 from sqlalchemy.orm import Mapped, mapped_column
 
-from .meta import EngineBase, Seconds, StoredTime
-from .text import AnyText
+from ..db.text import AnyText
+from ..db.types import Integer, Seconds, StoredTime
+from .meta import EngineBase
 
 
 class DataFlowBeat(EngineBase):

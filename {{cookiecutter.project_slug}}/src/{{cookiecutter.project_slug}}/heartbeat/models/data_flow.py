@@ -8,22 +8,23 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
-from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
-from .data_flow_run import DataFlowRun
-from .meta import (
-    END_OF_TIME,
-    EngineBase,
+from ..db.expressions import END_OF_TIME, has_come, seconds_before
+from ..db.text import AnyText
+from ..db.types import (
+    BigInteger,
     Flag,
-    Json,
+    Integer,
+    Interval,
+    JsonObject,
     Name,
     ShortString,
+    SlotTime,
     StoredTime,
-    TimestampMixin,
-    has_come,
-    seconds_before,
 )
+from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
+from .data_flow_run import DataFlowRun
+from .meta import EngineBase, TimestampMixin
 from .obstacle import Obstacle
-from .text import AnyText
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -47,12 +48,12 @@ class DataFlow(TimestampMixin, EngineBase):
     handler: Mapped[str] = mapped_column(Name)
     description: Mapped[str | None] = mapped_column(AnyText())
     enabled: Mapped[bool] = mapped_column(Flag, default=True, server_default=sa.true())
-    configuration: Mapped[dict[str, Any] | None] = mapped_column(Json, default=dict)
-    run_interval: Mapped[int | None] = mapped_column(sa.Integer)
+    configuration: Mapped[dict[str, Any] | None] = mapped_column(JsonObject, default=dict)
+    run_interval: Mapped[int | None] = mapped_column(Interval)
     cron: Mapped[str | None] = mapped_column(AnyText(200))
     timezone: Mapped[str] = mapped_column(AnyText(64), default="UTC", server_default="UTC")
     next_run_at: Mapped[datetime] = mapped_column(
-        StoredTime, default=NEVER_SCHEDULED, server_default="1970-01-01 00:00:00"
+        SlotTime, default=NEVER_SCHEDULED, server_default="1970-01-01 00:00:00"
     )
     # The slot claimed last: the point that the flow's grid is anchored to.
     last_slot_at: Mapped[datetime | None] = mapped_column(StoredTime)
@@ -61,9 +62,9 @@ class DataFlow(TimestampMixin, EngineBase):
     last_success_at: Mapped[datetime | None] = mapped_column(StoredTime)
     # When the run began that succeeded last, a backfill left out: what `after` goes by.
     last_success_started_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    failures_in_a_row: Mapped[int] = mapped_column(sa.Integer, default=0, server_default="0")
+    failures_in_a_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
     # Slots that catch_up="skip" has passed over since the last run.
-    skipped_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
+    skipped_slots: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     # Where the next window starts: the end of the last successful one. Set by the first claim, so
     # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
     window_starts_at: Mapped[datetime | None] = mapped_column(StoredTime)
@@ -71,9 +72,9 @@ class DataFlow(TimestampMixin, EngineBase):
     # The options that follow a failure, as the code declares them: they hold in a process that does
     # not know the handler, too. NULL until a process that knows it has recorded them.
     on_lost: Mapped[str | None] = mapped_column(ShortString)
-    retries: Mapped[int | None] = mapped_column(sa.Integer)
-    retry_delay: Mapped[int | None] = mapped_column(sa.Integer)
-    pause_after: Mapped[int | None] = mapped_column(sa.Integer)
+    retries: Mapped[int | None] = mapped_column(Integer)
+    retry_delay: Mapped[int | None] = mapped_column(Integer)
+    pause_after: Mapped[int | None] = mapped_column(Integer)
     disabled_reason: Mapped[str | None] = mapped_column(AnyText())
     # Its schedule waits until then: a backfill is going on.
     backfill_until: Mapped[datetime | None] = mapped_column(StoredTime)

@@ -9,20 +9,13 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from ..db.expressions import END_OF_TIME, has_come
+from ..db.stored import readable
+from ..db.text import AnyText
+from ..db.types import BigInteger, Integer, Json, Seconds, ShortString, StoredTime
 from ..errors import StatusError
 from ..redaction import describe_error
-from .meta import (
-    END_OF_TIME,
-    EngineBase,
-    Json,
-    Seconds,
-    ShortString,
-    StoredTime,
-    TimestampMixin,
-    has_come,
-)
-from .stored import Unreadable
-from .text import AnyText
+from .meta import EngineBase, TimestampMixin
 
 if TYPE_CHECKING:
     from .data_flow import DataFlow
@@ -65,8 +58,8 @@ class DataFlowRun(TimestampMixin, EngineBase):
     scheduled_for: Mapped[datetime | None] = mapped_column(StoredTime)
     not_before: Mapped[datetime | None] = mapped_column(StoredTime)
     sent_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    missed_slots: Mapped[int] = mapped_column(sa.BigInteger, default=0, server_default="0")
-    attempt: Mapped[int] = mapped_column(sa.Integer, default=1, server_default="1")
+    missed_slots: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
     claim_id: Mapped[str | None] = mapped_column(AnyText(36))
     worker: Mapped[str | None] = mapped_column(AnyText(200))
     lease_expires_at: Mapped[datetime | None] = mapped_column(StoredTime)
@@ -178,8 +171,7 @@ class DataFlowRun(TimestampMixin, EngineBase):
     def _end(self, status: RunStatus, now: datetime | None) -> None:
         self._move(status)
         self.ended_at = now or datetime.now(UTC)
-        if isinstance(self.started_at, Unreadable):
-            self.started_at = None
+        self.started_at = readable(self.started_at)
         if self.started_at:
             # The wall clock may have stepped back meanwhile; the database checks the order.
             self.ended_at = max(self.ended_at, self.started_at)

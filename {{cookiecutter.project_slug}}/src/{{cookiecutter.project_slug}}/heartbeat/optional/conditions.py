@@ -12,16 +12,16 @@ from sqlalchemy import ColumnElement, and_, func, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 from ..core import Heartbeat
-from ..db import reading_only
+from ..db import backend_of
 from ..db.flow_session import flow_transaction
+from ..db.types import UTCDateTime
 from ..errors import ConfigurationError, DeclarationError, ScheduleError, did_you_mean
 from ..models import NEVER_SCHEDULED, DataFlow, Obstacle
-from ..models.meta import UTCDateTime
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
 from ..registry import FlowDefinition
 from ..run import Run, Window
 from ..run_log import RunLog
-from ..runs.claim import READ, READ_KINDS
+from ..runs.claim import READ
 from ..runs.due import IS_DUE, FlowRow, due_of, query_params, window_of
 from ..runs.execute import configuration_of
 from ..runs.fork import call_flow
@@ -70,7 +70,7 @@ def check_conditions(heartbeat: Heartbeat, verdicts: dict[int, bool]) -> None:
     unasked = select(*columns).where(*IS_DUE, *after, DataFlow.id.not_in(verdicts))
     with heartbeat.session() as session:
         found = session.execute(unasked, query_params(now, handlers)).all()
-    found = [flow for flow in found if problem_of(flow, READ_KINDS) is None]  # see `claim`
+    found = [flow for flow in found if problem_of(flow) is None]  # see `claim`
     asking = _asking.setdefault(heartbeat, set())
     for flow in (flow for flow in found if flow.handler in handlers):  # see `claim`
         if flow.id in asking:  # by another beat: one that hangs keeps no other beat
@@ -96,6 +96,7 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
         slot = due_of(heartbeat, flow, now).slot
         window = Window(*window_of(heartbeat, flow, slot, now))
         configuration = configuration_of(definition, flow.name, flow.configuration)
+        reading_only = backend_of(heartbeat.flow_engine).reading_only
         with flow_transaction(heartbeat.flow_engine) as session, reading_only(session):
             logger = RunLog(flow.name, heartbeat.secrets).logger
             run = Run(0, flow.name, session, configuration, window, slot, 1, logger)

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
 from ..core import Heartbeat, make_heartbeat
-from ..db import end_transaction, open_transaction
+from ..db import backend_of
 from ..db.flow_session import FlowSession
 from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
@@ -85,7 +85,8 @@ class _Children:
         finally:
             self.living.discard(child)
             if child.status is None and child.transaction is not None:
-                end_transaction(heartbeat.engine, *child.transaction)
+                backend = backend_of(heartbeat.engine)
+                backend.end_transaction(heartbeat.engine, *child.transaction)
         if child.status is not None:
             return child.status
         if self.exiting:  # we killed it: the end of this process records its runs
@@ -225,7 +226,7 @@ def _work(orders: IO[bytes]) -> None:
 
     def tell_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if not transaction.nested:
-            answers.tell("transaction", open_transaction(connection))
+            answers.tell("transaction", backend_of(connection).open_transaction(connection))
 
     event.listen(FlowSession, "after_begin", tell_begin)
     heartbeat = make_heartbeat(settings, url)

@@ -8,21 +8,20 @@ import uuid
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
-from types import NoneType
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, select, update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing, insert_new
+from ..db import backend_of, begin_writing
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..run import ClaimedRun
 from ..schedules.every import Due
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
 from .finish import disable
-from .unreadable import FLOW_KINDS, RUN_KINDS, keep_readable, problem_of
+from .unreadable import keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
 # that cannot be must fail its own flow, and not the claim of all.
@@ -32,8 +31,6 @@ READ = (
     *(DataFlow.skipped_slots, DataFlow.backfill_until, DataFlow.created_at),
     cast(DataFlow.configuration, Text).label("configuration"),
 )
-READ_KINDS = {column.key: FLOW_KINDS[column.key] for column in READ}
-READ_KINDS["configuration"] = (str, NoneType)
 MAX_BIG_INTEGER = 2**63 - 1  # of a column
 NO_VERDICTS: Mapping[int, bool] = {}
 # Nearly always no run is pending: that is asked along with what is due, and without the flows.
@@ -73,7 +70,7 @@ def claim(
         flows = flows[: most - len(runs)]
     # Read when the rows are ours: others may have run them while this process stood still.
     now = heartbeat.clock.now()
-    flows = keep_readable(session, now, flows, READ_KINDS)
+    flows = keep_readable(session, now, flows)
     # A name that is too long when it is escaped is stored in part, and belongs to no flow.
     flows = [flow for flow in flows if flow.handler in known]
     # One that came to be due since conditions were asked is asked first.
@@ -86,7 +83,7 @@ def take_pending(
 ) -> list[ClaimedRun]:
     """Take the pending runs of those flows whose rows nobody else holds. The caller commits."""
     locked, now = _lock(session, DataFlow.id.in_(flow_ids)), heartbeat.clock.now()
-    flows = {flow.id: flow for flow in keep_readable(session, now, locked, READ_KINDS)}
+    flows = {flow.id: flow for flow in keep_readable(session, now, locked)}
     # Read again under the lock: another process may have taken them since.
     found = session.execute(
         select(*_RUN.c)
@@ -97,7 +94,7 @@ def take_pending(
     ).all()
     runs = list[ClaimedRun]()
     for row in found:
-        if problem := problem_of(row, RUN_KINDS):
+        if problem := problem_of(row):
             disable(session, row.data_flow_id, str(problem), now)
         else:
             flow = flows[row.data_flow_id]
@@ -187,7 +184,8 @@ def _insert(
         for flow, run in wanted
     ]
     active = _active([flow.id for flow, _ in wanted], _RUN.c.claim_id, _RUN.c.id)
-    ids = insert_new(session.connection(), _RUN, rows, "claim_id", active)
+    connection = session.connection()
+    ids = backend_of(connection).insert_new(connection, _RUN, rows, "claim_id", active)
     pairs = zip(wanted, rows, strict=True)
     return [
         _claimed(flow, {**row, "id": ids[row["claim_id"]]})

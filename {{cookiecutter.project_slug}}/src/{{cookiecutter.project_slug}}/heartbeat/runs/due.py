@@ -25,6 +25,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
+from ..db.expressions import has_come
+from ..db.stored import readable
+from ..db.types import UTCDateTime
 from ..errors import ScheduleError
 from ..models import (
     NEVER_SCHEDULED,
@@ -36,7 +39,6 @@ from ..models import (
     Trigger,
 )
 from ..models.data_flow import AHEAD, SOON
-from ..models.meta import UTCDateTime, has_come, time_or_none
 from ..schedules.between import read_zone
 from ..schedules.every import Due
 from ..schedules.rule import due, slot_before
@@ -167,7 +169,7 @@ def look(
     """Return the work at `now`. A beat without work asks nothing else."""
     statement = _look_at(*free) if free else _LOOK
     found = Look(*session.connection().execute(statement, query_params(now, handlers)).one())
-    return found._replace(next_slot=time_or_none(found.next_slot))
+    return found._replace(next_slot=readable(found.next_slot))
 
 
 def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:

@@ -8,7 +8,7 @@ import logging
 from typing import Any
 
 from ..core import Heartbeat
-from ..db import end_left_transaction
+from ..db import backend_of
 from ..db.flow_session import FlowSession, ending, flow_transaction
 from ..errors import ClaimLostError, ConfigurationError, HandlerNotRegisteredError, ResultError
 from ..json_values import json_problem, parse_json
@@ -53,12 +53,12 @@ def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
         # Where it has not, nothing of the flow may be committed with it.
         status = RunStatus.SUCCESS if has_begun else record_success(heartbeat, run, values)
     except ClaimLostError as error:
-        end_left_transaction(heartbeat.flow_engine)
+        backend_of(heartbeat.flow_engine).end_left_transaction(heartbeat.flow_engine)
         log.warning("%s: %s", run.flow_name, error)
         return RunStatus.FAILED
     except BaseException as error:  # noqa: BLE001 - a flow may raise anything; its run is recorded
         # It would keep the record of this run, and all that others write, from SQLite.
-        end_left_transaction(heartbeat.flow_engine)
+        backend_of(heartbeat.flow_engine).end_left_transaction(heartbeat.flow_engine)
         details = describe_error(error, heartbeat.secrets())
         kind, message = details["error_type"], details["error_message"]
         log.warning("%s failed: %s: %s", run.flow_name, kind, printable(message))

@@ -14,11 +14,10 @@ from sqlalchemy import Connection, Engine, Update, bindparam, case, false, or_, 
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing
+from ..db import backend_of, begin_writing
 from ..errors import Cancelled, ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
-from ..models.meta import is_postgresql
 from ..redaction import describe_error
 from ..registry import MAX_INTEGER
 from ..run import ClaimedRun
@@ -155,7 +154,7 @@ def finish(
     written |= {f"run_{column}": value for column, value in values.items()}
     written |= {"flow": run.data_flow_id, "run": run.id, "claim": run.claim_id, "lease": lease}
     change_flow, change_run = _flow_update((*flow,), counted=counted), _run_update((*values,))
-    if is_postgresql(connection):
+    if backend_of(connection).chains_writes:
         ended = connection.execute(_together(change_flow, change_run), written).rowcount
     else:
         connection.execute(change_flow, written)
@@ -223,6 +222,6 @@ def _together(flow: Update, run: Update) -> Update:
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
     """Begin a transaction; on PostgreSQL the one statement is one by itself."""
-    if is_postgresql(engine):
+    if backend_of(engine).chains_writes:
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     return engine.begin()

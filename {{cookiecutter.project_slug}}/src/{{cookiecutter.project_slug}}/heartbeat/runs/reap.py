@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing, reason
+from ..db.types import UTCDateTime
 from ..errors import LeaseExpired
 from ..models import DataFlowRun
-from ..models.meta import UTCDateTime
 from .finish import end_lost
-from .unreadable import RUN_KINDS, disable_apart, problem_of
+from .unreadable import disable_apart, problem_of
 
 # Long enough for a process that was only locked out of the database to write its renewal.
 SECOND_LOOK_AFTER = 1.0
@@ -45,7 +45,7 @@ def reap(heartbeat: Heartbeat, suspects: Sequence[DataFlowRun]) -> int:
 
 def _reap_one(heartbeat: Heartbeat, run: DataFlowRun) -> bool:
     """Fail a run, if that is possible now; one that cannot be ended delays no other."""
-    if problem_of(run, RUN_KINDS):
+    if problem_of(run):
         return disable_apart(heartbeat, run.data_flow_id, run.id, end_run=True)
     error = LeaseExpired(
         f"{run.worker} gave no sign of life until its lease ended at {run.lease_expires_at} (the "

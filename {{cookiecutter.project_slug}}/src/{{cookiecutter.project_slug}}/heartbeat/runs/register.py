@@ -14,7 +14,7 @@ from ..migrations import require_current
 from ..models import DataFlow
 from ..registry import FlowDefinition
 from ..schedules.rule import first_slot, rescheduled
-from .unreadable import FLOW_KINDS, problem_of
+from .unreadable import problem_of
 
 _OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
 
@@ -98,7 +98,7 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
         now = heartbeat.clock.now()
         for row in session.scalars(rows):
             definition = heartbeat.flows[row.name]
-            if row.declared_schedule == definition.schedule or problem_of(row, FLOW_KINDS):
+            if row.declared_schedule == definition.schedule or problem_of(row):
                 continue
             # What somebody wrote into the row by hand may be no schedule.
             with suppress(ScheduleError):

@@ -15,15 +15,17 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..db.expressions import END_OF_TIME
+from ..db.stored import readable
+from ..db.types import UTCDateTime
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, table_of
-from ..models.meta import END_OF_TIME, UTCDateTime, time_or_none
 from ..schedules.cron import MINUTE
 from ..schedules.every import is_ahead, restarted_grid
 from ..schedules.rule import Rule, first_slot, next_after, rescheduled
 from .due import FlowRow, query_params
 from .finish import disable
-from .unreadable import FLOW_KINDS, RUN_KINDS, problem_of
+from .unreadable import problem_of
 
 # How many flows are changed in one transaction, and how often locked rows are tried.
 BATCH = 500
@@ -84,7 +86,7 @@ def restart_waiting(session: Session, heartbeat: Heartbeat) -> None:
     runs = session.connection().execute(_LOCK_RUNS, params).all()
     now = heartbeat.clock.now()
     for run in runs:
-        if problem_of(run, RUN_KINDS):  # it is ended when it is claimed or reaped
+        if problem_of(run):  # it is ended when it is claimed or reaped
             continue
         waits = run.status == RunStatus.PENDING
         since = run.created_at if waits else run.updated_at
@@ -112,7 +114,7 @@ def restart_grids(
     # Read when the rows are ours: this process may have stood still, and others have claimed.
     now = heartbeat.clock.now()
     for flow in flows:
-        if problem := problem_of(flow, FLOW_KINDS):
+        if problem := problem_of(flow):
             disable(session, flow.id, str(problem), now)
             continue
         times = {column.name: getattr(flow, column.name) for column in _TIMES}
@@ -168,7 +170,7 @@ def _by_cron(
     slots = select(_RUN.c.scheduled_for).where(_RUN.c.data_flow_id == flow.id)
     if last_slot and is_ahead(last_slot, now):
         latest = slots.where(_RUN.c.scheduled_for <= now).order_by(_RUN.c.scheduled_for.desc())
-        last_slot = time_or_none(session.scalar(latest.limit(1)))
+        last_slot = readable(session.scalar(latest.limit(1)))
         since = last_slot or since
     slot = next_after(rule, max(last_slot or since, since))
     have_run = {*session.scalars(slots.where(_RUN.c.scheduled_for > now))}
@@ -182,7 +184,7 @@ def _in_order(flows: Iterable[FlowRow], now: datetime) -> dict[datetime, datetim
 
     Their order stays, by which `after` tells whether a success is new.
     """
-    times = filter(time_or_none, (time for flow in flows for time in flow[2:]))
+    times = filter(readable, (time for flow in flows for time in flow[2:]))
     moments = {time for time in times if time > now}
     latest_first = enumerate(sorted(moments, reverse=True))
     return {moment: now - count * datetime.resolution for count, moment in latest_first}

@@ -4,43 +4,23 @@ Such a row disables its own flow, with the reason, when it is read, and stops no
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from types import NoneType
 from typing import Any, NamedTuple
 
-from sqlalchemy import Row, Table, select
+from sqlalchemy import Row, select
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing, reason
+from ..db.stored import Unreadable, readable
 from ..errors import InputError
-from ..models import DataFlow, DataFlowRun, table_of
-from ..models.stored import show
-from ..schedules.rule import LAST_SLOT
+from ..models import DataFlow, DataFlowRun
 from .due import FlowRow
 from .finish import disable
 
-# For columns by name: the types of the values that can be read.
-Kinds = Mapping[str, tuple[type, ...]]
-
 log = logging.getLogger(__name__)
-
-
-def _kinds_of(table: Table) -> dict[str, tuple[type, ...]]:
-    found = {}
-    for column in table.columns:
-        kinds = getattr(column.type, "kinds", None) or (column.type.python_type,)
-        found[column.key] = (*kinds, NoneType) if column.nullable else kinds
-    return found
-
-
-RUN_KINDS: Kinds = _kinds_of(table_of(DataFlowRun))
-FLOW_KINDS: Kinds = _kinds_of(table_of(DataFlow)) | {
-    "configuration": (dict, NoneType),
-    "run_interval": (object,),  # its rule says what is wrong with it
-}
 
 
 class Problem(NamedTuple):
@@ -54,61 +34,50 @@ class Problem(NamedTuple):
         return f"column {self.column}{self.of} {self.text}"
 
 
-def unreadable_columns(row: object, kinds: Kinds) -> dict[str, Any]:
-    """Return the values that cannot be read of a row, or of an object of the ORM, by column."""
-    values = row._asdict() if isinstance(row, Row) else vars(row)
-    found = {
-        name: value
-        for name, value in values.items()
-        if not isinstance(value, kinds.get(name, object))
-    }
-    slot = values.get("next_run_at")
-    if isinstance(slot, datetime) and slot > LAST_SLOT:  # no schedule has it
-        found["next_run_at"] = slot
-    return found
+def unreadable_columns(row: object) -> list[str]:
+    """Return the columns that cannot be read of a row, or of an object of the ORM."""
+    return [name for name, value in _values_of(row).items() if isinstance(value, Unreadable)]
 
 
-def problem_of(row: Any, kinds: Kinds) -> Problem | None:
+def readable_values(row: object) -> dict[str, Any]:
+    """Return the values of a row by column: None for those that cannot be read."""
+    return {name: readable(value) for name, value in _values_of(row).items()}
+
+
+def _values_of(row: object) -> dict[str, Any]:
+    return row._asdict() if isinstance(row, Row) else vars(row)
+
+
+def problem_of(row: Any) -> Problem | None:
     """Return the first column that cannot be read of a row, or of an object of the ORM."""
-    for name, value in unreadable_columns(row, kinds).items():
-        text = f"is not valid ({show(value)}): correct it in the database, or remove the flow"
-        return Problem(name, text, f" of run {row.id}" if kinds is RUN_KINDS else "")
+    for name in unreadable_columns(row):
+        text = (
+            f"is not valid ({getattr(row, name)}): correct it in the database, or remove the flow"
+        )
+        return Problem(name, text, f" of run {row.id}" if hasattr(row, "data_flow_id") else "")
     return None
 
 
 def problem_with(flow: DataFlow, run: DataFlowRun | None) -> Problem | None:
     """Return the first column that cannot be read of a flow, or of its run that has not ended."""
-    problem = problem_of(flow, FLOW_KINDS)
-    return problem if problem or run is None else problem_of(run, RUN_KINDS)
+    return problem_of(flow) or (problem_of(run) if run else None)
 
 
 def require_readable(row: DataFlow | DataFlowRun | None) -> None:
     """Raise InputError, which names the column, if there is a row that cannot be read."""
-    kinds = FLOW_KINDS if isinstance(row, DataFlow) else RUN_KINDS
-    if row is not None and (problem := problem_of(row, kinds)):
+    if row is not None and (problem := problem_of(row)):
         raise InputError({problem.column: [f"{problem.of} {problem.text}".strip()]})
 
 
-def readable_values(row: object, kinds: Kinds) -> dict[str, Any]:
-    """Return the values of a row by column: None for those that cannot be read."""
-    values = row._asdict() if isinstance(row, Row) else vars(row)
-    return {**values, **dict.fromkeys(unreadable_columns(row, kinds))}
-
-
-def keep_readable(
-    session: Session, now: datetime, flows: Sequence[FlowRow], kinds: Kinds
-) -> list[FlowRow]:
-    """Return the rows that can be read of flows that are locked; disable the other flows.
-
-    `kinds` are those of the first columns of the rows, in order.
-    """
-    expected = tuple(kinds.values())
-    readable = [flow for flow in flows if all(map(isinstance, flow, expected))]
-    if len(readable) < len(flows):
-        for flow in flows:
-            if problem := problem_of(flow, kinds):
-                disable(session, flow.id, str(problem), now)
-    return readable
+def keep_readable(session: Session, now: datetime, flows: Sequence[FlowRow]) -> list[FlowRow]:
+    """Return the rows that can be read of flows that are locked; disable the other flows."""
+    kept = list[FlowRow]()
+    for flow in flows:
+        if Unreadable in map(type, flow):
+            disable(session, flow.id, str(problem_of(flow)), now)
+        else:
+            kept.append(flow)
+    return kept
 
 
 def disable_apart(

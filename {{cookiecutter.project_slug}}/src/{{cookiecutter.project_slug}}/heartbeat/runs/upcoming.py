@@ -11,8 +11,8 @@ from itertools import pairwise
 from sqlalchemy import select
 
 from ..core import Heartbeat
+from ..db.stored import readable
 from ..models import DataFlowBeat
-from ..models.meta import time_or_none
 
 # How many gaps between the last beats of all processes show their rhythm.
 GAPS = 5
@@ -57,7 +57,7 @@ def _is_worth_waiting(heartbeat: Heartbeat, slot: datetime, deadline: float) -> 
     if heartbeat.executor.stopped or (slot - now).total_seconds() >= seconds:
         return False
     with heartbeat.session() as session:
-        beats = [beat for beat in session.scalars(_LAST_BEATS) if time_or_none(beat)]
+        beats = [beat for beat in session.scalars(_LAST_BEATS) if readable(beat)]
     return not another_beat_comes(beats, slot, now)
 
 

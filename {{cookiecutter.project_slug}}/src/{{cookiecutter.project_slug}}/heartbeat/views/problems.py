@@ -7,7 +7,7 @@ from typing import Any
 from pyramid.httpexceptions import status_map
 from pyramid.response import Response
 
-from ..models.stored import show
+from ..db.stored import show
 
 RETRY_AFTER_SECONDS = "30"
 

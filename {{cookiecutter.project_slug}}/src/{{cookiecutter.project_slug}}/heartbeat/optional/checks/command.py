@@ -18,10 +18,10 @@ from ... import VERSION, migrations
 from ...cli.application import application, config_option
 from ...cli.database import own_chain
 from ...core import Heartbeat
+from ...db import backend_of, text_problem
 from ...errors import DatabaseNotReadyError, HandlerNotRegisteredError
-from ...models import DataFlow, DataFlowRun
+from ...models import DataFlow, DataFlowRun, EngineBase, is_engine_table
 from ...models.data_flow import with_active_run
-from ...models.meta import is_engine_table, text_problem
 from ...printing import printable
 from ...redaction import without_password
 from ...runs.unreadable import problem_with
@@ -75,7 +75,7 @@ def _server(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     own = f"workers: {heartbeat.settings.workers}"
     # With one thread, nothing else would be answered while a beat waits.
     yield threads > 1, f"{web}, {own}, database connections: {pool.size()} kept, more when needed"
-    if heartbeat.engine.dialect.name == "sqlite":
+    if backend_of(heartbeat.engine).has_one_writer:
         yield True, "SQLite has one writer at a time: others wait for a flow that has written"
 
 
@@ -88,7 +88,7 @@ def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     url = without_password(heartbeat.engine.url)
     yield True, f"database {url}, heartbeat tables at revision {revision}"
     with heartbeat.engine.connect() as connection:
-        limited = text_problem(connection)
+        limited = text_problem(connection, EngineBase.metadata.tables)
     yield limited is None, limited or "texts may hold any Unicode"
     if own := own_chain(config):
         with heartbeat.engine.connect() as connection:

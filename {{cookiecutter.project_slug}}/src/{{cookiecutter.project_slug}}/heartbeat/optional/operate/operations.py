@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from ... import errors
 from ...core import Heartbeat
 from ...db import begin_writing
+from ...db.stored import Unreadable
 from ...json_values import json_problem
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
-from ...models.stored import Unreadable
 from ...registry import Cron, FlowName, Seconds, Zone
 from ...runs.execute import execute
 from ...runs.finish import cancel
@@ -32,7 +32,7 @@ from ...runs.request import (
     rule_of,
     validate_input,
 )
-from ...runs.unreadable import FLOW_KINDS, require_readable, unreadable_columns
+from ...runs.unreadable import require_readable, unreadable_columns
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
 
@@ -180,7 +180,7 @@ def _follow_schedule(
     heartbeat: Heartbeat, flow: DataFlow, now: datetime, before: tuple[object, ...]
 ) -> None:
     """Set the next slot if the schedule is not what it was before, or a slot cannot be read."""
-    unreadable = NO_SLOTS.keys() & unreadable_columns(flow, FLOW_KINDS)
+    unreadable = NO_SLOTS.keys() & unreadable_columns(flow)
     for name in unreadable:
         setattr(flow, name, NO_SLOTS[name])
     if unreadable or _schedule_of(flow) != before:

@@ -10,16 +10,15 @@ from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ...core import Heartbeat
+from ...db.stored import readable, show
 from ...durations import format_every
 from ...errors import ScheduleError, UnknownFlowError
 from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun
 from ...models.data_flow import with_active_run
-from ...models.meta import time_or_none
-from ...models.stored import show
 from ...runs.due import RUN_OBSTACLES, SLOT_OBSTACLES, first_obstacle, query_params
 from ...runs.request import rule_of
-from ...runs.unreadable import FLOW_KINDS, Problem, disable_apart, problem_with, readable_values
+from ...runs.unreadable import Problem, disable_apart, problem_with, readable_values
 from ...schedules.between import read_zone
 from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
@@ -46,7 +45,7 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
     if name is not None and not found:
         raise UnknownFlowError(name)
     beats = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(1)
-    beat_at = time_or_none(session.scalars(beats).one_or_none())
+    beat_at = readable(session.scalars(beats).one_or_none())
     successes = _successes(heartbeat, session, {flow.handler for flow, *_ in found})
     described = []
     for flow, run, last_slot, obstacle in found:
@@ -55,7 +54,7 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
                 disable_apart(heartbeat, flow.id, run.id if run else None)
             described.append(_without_unreadable(flow, problem))
             continue
-        until = time_or_none(last_slot)
+        until = readable(last_slot)
         state = _State(heartbeat, now, flow, run, obstacle, until, beat_at, successes)
         described.append(_members(state))
     return described
@@ -190,7 +189,7 @@ def _members(state: _State) -> FlowMembers:
 
 def _without_unreadable(flow: DataFlow, problem: Problem) -> FlowMembers:
     """Return the members of a flow that cannot be read: None for each such value."""
-    values = readable_values(flow, FLOW_KINDS)
+    values = readable_values(flow)
     reason = (not flow.enabled and values["disabled_reason"]) or str(problem)
     interval = values["run_interval"]
     values |= {
@@ -213,4 +212,4 @@ def _successes(
     if not (names := {name for flow in flows for name in flow.after}):
         return {}
     columns = select(DataFlow.name, DataFlow.last_success_at).where(DataFlow.name.in_(names))
-    return {flow: time_or_none(moment) for flow, moment in session.execute(columns)}
+    return {flow: readable(moment) for flow, moment in session.execute(columns)}

@@ -15,8 +15,8 @@ from sqlalchemy.orm import Session, contains_eager
 
 from ...core import Heartbeat
 from ...db import begin_writing
+from ...db.stored import readable
 from ...models import DataFlow, DataFlowBeat, DataFlowRun, RunStatus
-from ...models.meta import time_or_none
 from ...runs.finish import cancel
 
 # How many flows a step looks at, and how many rows of each table it removes, at most.
@@ -85,7 +85,7 @@ def _step(
         if has_old:
             old_runs = _old_runs(after, keep_runs, too_old)
             # The last run stays, even if the clock was ahead when those before it ended.
-            old_runs = old_runs.where(DataFlowRun.ended_at != time_or_none(last_run_at))
+            old_runs = old_runs.where(DataFlowRun.ended_at != readable(last_run_at))
             runs += session.scalars(old_runs.limit(ROWS - len(runs)))
         if len(runs) == ROWS:
             break

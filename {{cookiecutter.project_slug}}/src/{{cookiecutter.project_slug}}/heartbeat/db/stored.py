@@ -6,7 +6,7 @@ of zeros. The other rows of a result can be read all the same: see `runs/unreada
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
@@ -18,6 +18,8 @@ MAX_SHOWN = 80
 # What `read` may raise.
 ERRORS = (ValueError, TypeError, OverflowError, AttributeError, LookupError)
 
+_Value = TypeVar("_Value")
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -27,6 +29,11 @@ class Unreadable:
 
     def __str__(self) -> str:
         return self.text
+
+
+def readable(value: _Value) -> _Value | None:
+    """Return a stored value; None if it cannot be read."""
+    return None if isinstance(value, Unreadable) else value
 
 
 def show(value: object) -> str:
@@ -53,12 +60,7 @@ def decode(text: bytes) -> str | Unreadable:
 
 
 class Stored:
-    """A mixin for types: yields Unreadable where `read` raises one of ERRORS.
-
-    kinds: the Python types of the values that can be read.
-    """
-
-    kinds: tuple[type, ...]
+    """A mixin for types: yields Unreadable where `read` raises one of ERRORS."""
 
     def read(self, value: Any) -> Any:
         """Return the value for what the driver gives, which is not None."""

@@ -6,16 +6,15 @@ so that the rest of the record is kept.
 
 import codecs
 import re
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy import event
 from sqlalchemy.dialects import mysql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ..redaction import escape, shorten
+from .stored import Stored
 
 UTF_8 = "utf-8"
 MYSQL = ("mysql", "mariadb")
@@ -28,22 +27,18 @@ _ESCAPE = re.compile(r"\\(?:\\|(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))")
 _CODECS: WeakKeyDictionary[sa.Dialect, str] = WeakKeyDictionary()
 
 
-class AnyText(TypeDecorator[str]):
+class AnyText(Stored, TypeDecorator[str]):
     """Text of any Unicode: AnyText(200) is a VARCHAR of 200 characters, and AnyText() a TEXT."""
 
-    impl = sa.Text
+    impl: TypeEngine[Any] | type[TypeEngine[Any]] = sa.Text
     cache_ok = True
-    kinds = (str,)  # see `stored.py`
 
     def __init__(self, length: int | None = None) -> None:
         super().__init__()
         self.length = length
-
-    def load_dialect_impl(self, dialect: sa.Dialect) -> TypeEngine[str]:
-        """Return the type of the column, which on MySQL names its character set."""
-        if dialect.name in MYSQL:
-            return mysql.VARCHAR(self.length, **UNICODE) if self.length else mysql.TEXT(**UNICODE)
-        return sa.String(self.length) if self.length else sa.Text()
+        portable: TypeEngine[str] = sa.String(length) if length else sa.Text()
+        unicode = mysql.VARCHAR(length, **UNICODE) if length else mysql.TEXT(**UNICODE)
+        self.impl = portable.with_variant(unicode, *MYSQL)
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
         """Escape what the connections of `dialect` cannot store."""
@@ -53,6 +48,12 @@ class AnyText(TypeDecorator[str]):
         if stored == value:
             return value
         return stored[: self.length] if self.length else shorten(stored, MAX_ESCAPED)
+
+    def read(self, value: Any) -> str:
+        """Return the text: SQLite has any value in such a column."""
+        if not isinstance(value, str):
+            raise TypeError
+        return value
 
 
 class NameText(AnyText):
@@ -69,11 +70,20 @@ class NameText(AnyText):
             value = value.replace("\\", r"\\")
         return super().process_bind_param(value, dialect)
 
-    def process_result_value(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        """Return the name as it was given."""
-        if not isinstance(value, str) or "\\" not in value or codec_of(dialect) == UTF_8:
-            return value
-        return _ESCAPE.sub(lambda found: chr(int(found[1][1:], 16)) if found[1] else "\\", value)
+    def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
+        """Return what reads a name as it was given."""
+        read = super().result_processor(dialect, coltype)
+
+        def process(value: Any) -> Any:
+            if not isinstance(value, str) or "\\" not in value or codec_of(dialect) == UTF_8:
+                return read(value)
+            return _ESCAPE.sub(_character, value)
+
+        return process
+
+
+def _character(escaped: re.Match[str]) -> str:
+    return chr(int(escaped[1][1:], 16)) if escaped[1] else "\\"
 
 
 def codec_of(dialect: sa.Dialect) -> str:
@@ -81,26 +91,10 @@ def codec_of(dialect: sa.Dialect) -> str:
     return _CODECS.get(dialect, UTF_8)
 
 
-def learn_codec(engine: sa.Engine) -> None:
-    """Learn from each new connection of an engine what it can store."""
-    event.listen(engine, "connect", partial(_learn_codec, engine.dialect))
-
-
-def _learn_codec(dialect: sa.Dialect, connection: Any, _record: object) -> None:
-    name = getattr(connection, "character_set_name", str)()  # not every driver has it
-    if dialect.name in MYSQL and name in {"utf8", "utf8mb3"}:
-        connection.set_character_set(UNICODE["charset"])  # a superset
-    found = map(_python_codec, _encodings(connection))
+def learn_codec(dialect: sa.Dialect, *encodings: str) -> None:
+    """Keep what the connections of an engine can store: texts pass through all the encodings."""
+    found = map(_python_codec, encodings)
     _CODECS[dialect] = next((codec for codec in found if codec != UTF_8), UTF_8)
-
-
-def _encodings(connection: Any) -> list[str]:
-    """Return the encodings through which a text is stored, as the driver names them."""
-    info: Any = getattr(connection, "info", None)
-    if not hasattr(info, "parameter_status"):
-        return [getattr(connection, "encoding", UTF_8)]
-    # A pooling proxy may not pass the first one on.
-    return [info.parameter_status("server_encoding") or UTF_8, getattr(info, "encoding", UTF_8)]
 
 
 def _python_codec(encoding: str) -> str:

@@ -1,0 +1,47 @@
+"""SQL expressions and statements that differ between databases, or allow for unreadable values."""
+
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from ..schedules.rule import LAST_SLOT
+from .types import UTCDateTime
+
+# On SQLite, a text that begins with a letter is greater, too.
+END_OF_TIME = sa.literal(LAST_SLOT, UTCDateTime())
+
+
+def has_come(time: Any, now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:
+    """Return the condition of times up to `now`, and of those that never come.
+
+    Somebody must read these rows to find that they cannot be read.
+    """
+    return sa.or_(time <= now, time > END_OF_TIME)
+
+
+class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQL function it is
+    """SQL: the moment that lies a number of seconds before a time, both of them expressions."""
+
+    type = UTCDateTime()
+    inherit_cache = True
+    name = "seconds_before"
+
+
+_ON_MYSQL = "({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
+_SECONDS_BEFORE = {
+    "postgresql": "({moment} - ({seconds}) * interval '1 second')",
+    "mysql": _ON_MYSQL,
+    "mariadb": _ON_MYSQL,
+    # The text that SQLAlchemy stores, so that both sides compare as text; whole milliseconds.
+    "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-({seconds})) || ' seconds') || '000')",
+}
+
+
+@compiles(seconds_before)
+def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
+    return _SECONDS_BEFORE[compiler.dialect.name].format(moment=moment, seconds=seconds)

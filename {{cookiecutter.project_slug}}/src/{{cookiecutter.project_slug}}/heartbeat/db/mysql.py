@@ -1,0 +1,169 @@
+"""MySQL and MariaDB."""
+
+import math
+import socket
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Executable,
+    Insert,
+    Table,
+    column,
+    event,
+    func,
+    select,
+    table,
+    text,
+)
+from sqlalchemy.dialects.mysql import insert as mysql_insert
+from sqlalchemy.engine import Dialect
+
+from ..errors import DatabaseNotReadyError
+from .backend import COMMENT, NAME, STRING_WITH_BACKSLASHES, TAKES_TOO_LONG, Backend, send
+from .limits import (
+    ACKNOWLEDGE_SECONDS,
+    BOOKKEEPING,
+    CONNECT_SECONDS,
+    MIGRATION,
+    PROBE_AFTER,
+    PROBE_EVERY,
+    PROBES,
+    UNLIMITED,
+    Limits,
+)
+from .text import UNICODE
+from .watch import watch, watched
+
+# Not every system has all of these options.
+TCP_OPTIONS = {
+    "TCP_NODELAY": 1,
+    "TCP_USER_TIMEOUT": ACKNOWLEDGE_SECONDS * 1_000,
+    "TCP_KEEPIDLE": PROBE_AFTER,
+    "TCP_KEEPINTVL": PROBE_EVERY,
+    "TCP_KEEPCNT": PROBES,
+}
+CANNOT_CONNECT = 2003
+# MySQL executes what stands in such a comment.
+_EXECUTED_COMMENT = r"/\*M?!\d*(?P<executed>.*?)\*/"
+
+
+class MySQL(Backend):
+    """MySQL and MariaDB."""
+
+    create_statement = "CREATE DATABASE {name} CHARACTER SET utf8mb4"
+    not_code = rf"{STRING_WITH_BACKSLASHES}|{NAME}|(?:--\s|\#)[^\n]*|{_EXECUTED_COMMENT}|{COMMENT}"
+    # A user who may create no database is not told whether one exists.
+    unknown_database = frozenset({1044, 1049})
+    access_denied = frozenset({1045, 1698})
+
+    def limit_transactions(self, engine: Engine, limits: Limits) -> None:
+        """Set the limits of each session, and undo at the next begin what `limit_transaction` set.
+
+        Here that outlasts a transaction.
+        """
+        dialect: Any = engine.dialect
+
+        def set_up(connection: Any, _record: object) -> None:
+            if limits != UNLIMITED:
+                send(connection, _settings(dialect, limits))
+
+        def do_begin(connection: Any) -> None:
+            if connection.info.pop("limited", False):
+                send(connection, _settings(dialect, limits))
+
+        event.listen(engine, "do_connect", _connect_pymysql)
+        event.listen(engine, "connect", set_up)
+        dialect.do_begin = watched(do_begin, BOOKKEEPING.answer)
+
+    def limit_transaction(self, connection: Connection, limits: Limits) -> None:
+        """Set other limits for the rest of an open transaction."""
+        connection.exec_driver_sql(_settings(connection.dialect, limits))
+        connection.connection.info["limited"] = True
+
+    def encodings(self, connection: Any) -> list[str]:
+        """Return the encoding of the connection, which is made one that holds any Unicode."""
+        name = getattr(connection, "character_set_name", str)()  # not every driver has it
+        if name in {"utf8", "utf8mb3"}:
+            connection.set_character_set(UNICODE["charset"])  # a superset
+        return super().encodings(connection)
+
+    def limited_columns(self, connection: Connection, tables: Iterable[str]) -> list[str]:
+        """Return the columns of some tables that do not hold any Unicode."""
+        names = ("table_schema", "table_name", "column_name", "character_set_name")
+        columns = table("columns", *map(column, names), schema="information_schema").c
+        limited = select(columns.table_name, columns.column_name).where(
+            columns.table_schema == func.database(),
+            columns.table_name.in_(tables),
+            columns.character_set_name != UNICODE["charset"],
+        )
+        return sorted(f"{table}.{name}" for table, name in connection.execute(limited))
+
+    def insert_ignoring(self, table: Table) -> Insert:
+        """Return the statement: IGNORE would also store what does not fit. This changes nothing."""
+        return mysql_insert(table).on_duplicate_key_update(id=table.c.id)
+
+    def open_transaction(self, connection: Connection) -> tuple[int, str] | None:
+        """Return the id of the connection."""
+        return connection.execute(select(func.connection_id())).scalar_one(), ""
+
+    def kill(self, process: int, _began: str) -> Executable:
+        """Return the statement that ends a session."""
+        return text("KILL :process").bindparams(process=process)
+
+    def create_command(self, create: str, user: str, _quote: Callable[[str], str]) -> list[str]:
+        """Return a command of mysql: its own user must not be the only one with access."""
+        name, account = create.split()[2], "'@'".join(user.rsplit("@", 1))
+        return ["mysql", "-e", f"{create}; GRANT ALL ON {name}.* TO '{account}'"]
+
+    @contextmanager
+    def migration_lock(self, connection: Connection) -> Iterator[None]:
+        """Hold a named lock."""
+        lock = f"SELECT GET_LOCK('heartbeat_migrate', {MIGRATION.lock})"
+        if not connection.exec_driver_sql(lock).scalar():
+            raise DatabaseNotReadyError(TAKES_TOO_LONG)
+        try:
+            yield
+        finally:
+            connection.exec_driver_sql("SELECT RELEASE_LOCK('heartbeat_migrate')")
+
+
+def _connect_pymysql(
+    dialect: Dialect, _record: object, arguments: list[Any], parameters: dict[str, Any]
+) -> Any:
+    """Connect with a socket of our own: PyMySQL has no options for its limits."""
+    if dialect.driver != "pymysql" or "unix_socket" in parameters:
+        return None
+    driver: Any = dialect.loaded_dbapi
+    connection = driver.connect(*arguments, **{**parameters, "defer_connect": True})
+    try:
+        own = socket.create_connection((connection.host, connection.port), CONNECT_SECONDS)
+    except OSError as error:
+        message = f"cannot connect to {connection.host}:{connection.port} ({error})"
+        raise driver.OperationalError(CANNOT_CONNECT, message) from error
+    own.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in TCP_OPTIONS.items():
+        if (option := getattr(socket, name, None)) is not None:
+            own.setsockopt(socket.IPPROTO_TCP, option, value)
+    with watch.limit(own.fileno(), CONNECT_SECONDS):
+        connection.connect(own)
+    return connection
+
+
+def _settings(dialect: Any, limits: Limits) -> str:
+    """Return a statement for a session of MySQL or MariaDB, which knows whole seconds."""
+    settings = {"innodb_lock_wait_timeout": limits.lock, "lock_wait_timeout": limits.lock}
+    if dialect.is_mariadb:
+        settings |= {
+            "max_statement_time": limits.answer - 1,
+            "idle_transaction_timeout": limits.idle,
+        }
+    else:  # it has no limit for transactions alone
+        settings["wait_timeout"] = limits.idle
+    return "SET SESSION " + ", ".join(
+        f"{name} = {'DEFAULT' if seconds == math.inf else max(math.ceil(seconds), 1)}"
+        for name, seconds in settings.items()
+    )
