@@ -258,7 +258,7 @@ def old_engine(narrow_database_url: str) -> Iterator[Engine]:
     """Make the tables of the version before, and connect to them."""
     engine = make_engine(make_url(narrow_database_url), limits=Limits(write_lock=10))
     with engine.connect() as connection:
-        alembic_command.upgrade(migrations.config_for(connection), "0004")
+        alembic_command.upgrade(migrations.config_for(connection), "0001")
         connection.commit()
     yield engine
     engine.dispose()

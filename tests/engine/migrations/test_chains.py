@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -9,16 +10,21 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from click.testing import CliRunner, Result
-from sqlalchemy import Engine, inspect, make_url, text
+from sqlalchemy import Engine, MetaData, Table, inspect, make_url, select, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from data_flows.heartbeat import migrations
 from data_flows.heartbeat.cli import main as heartbeat_command
 from data_flows.heartbeat.db import Limits, create_database, make_engine
 from data_flows.heartbeat.errors import DatabaseNotReadyError
+from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.models import Base
 
 INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the folder
-OURS = {"data_flows", "data_flow_runs", "data_flow_beats"}
+RUNS = "data_flow_runs"
+OURS = {"data_flows", RUNS, "data_flow_beats"}
+OLD = datetime(2026, 11, 24, 3, 0, 0, 123456)  # noqa: DTZ001 - as the driver of SQLite takes it
 
 
 @pytest.fixture
@@ -99,6 +105,48 @@ def test_the_models_are_what_the_migrations_make(engine: Engine) -> None:
 
     with engine.connect() as connection:
         command.check(migrations.config_for(connection))
+
+
+# What every database of the first release stores as a name.
+NAMES = (
+    *("plain", "Käuzchen", "\N{OWL}\N{ZERO WIDTH JOINER}", "e\N{COMBINING ACUTE ACCENT}"),
+    "\\x41 %",
+)
+FIRST_RELEASE = "0001"
+
+
+def test_the_rows_of_the_first_release_survive(engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.upgrade(migrations.config_for(connection), FIRST_RELEASE)
+    flows, runs = (Table(name, MetaData(), autoload_with=engine) for name in ("data_flows", RUNS))
+    started = {"created_at": OLD, "updated_at": OLD, "started_at": OLD, "lease_expires_at": OLD}
+    with engine.begin() as connection:
+        for number, name in enumerate(NAMES, 1):
+            flow = {"name": name, "handler": name, "run_interval": 300}
+            flow |= {"created_at": OLD, "updated_at": OLD, "last_slot_at": OLD, "next_run_at": OLD}
+            connection.execute(flows.insert(), flow)
+            run = {"data_flow_id": number, "status": "in_progress", **started}
+            connection.execute(runs.insert(), {**run, "trigger": "schedule", "scheduled_for": OLD})
+        before = connection.execute(select(runs).order_by(runs.c.id)).all()
+
+    migrations.upgrade(engine)
+
+    with Session(engine) as session:
+        found = session.scalars(select(DataFlow).order_by(DataFlow.id)).all()
+        assert [flow.name for flow in found] == [*NAMES]
+        options = ("on_lost", "retries", "retry_delay", "pause_after")
+        assert {getattr(flow, option) for flow in found for option in options} == {None}
+        assert {(flow.failures_in_a_row, flow.skipped_slots) for flow in found} == {(0, 0)}
+        assert session.execute(select(runs).order_by(runs.c.id)).all() == before
+        session.delete(session.get(DataFlowRun, len(NAMES)))
+        session.commit()
+        newest = DataFlowRun(data_flow_id=len(NAMES))
+        session.add(newest)
+        session.commit()
+        assert newest.id > len(NAMES)  # the id of a run that was deleted is not used again
+        session.add(DataFlowRun(data_flow_id=1))
+        with pytest.raises(IntegrityError):  # its run is still in progress
+            session.commit()
 
 
 def test_going_down_leaves_the_tables_that_are_yours(

@@ -8,11 +8,11 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, Executable, Insert, Select, Table, event
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError, SQLAlchemyError
+from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from .driver_errors import error_code, reason, replace_read_only
+from .driver_errors import replace_read_only
 from .limits import BOOKKEEPING, CONNECT_SECONDS, MIGRATION, PING_SECONDS, Limits
 from .text import UTF_8
 from .watch import watch, watched
@@ -40,10 +40,6 @@ class Backend:
     create_statement = "CREATE DATABASE {name}"
     # A pattern of what is not code in a statement.
     not_code: str
-    # The codes and the words of an error for a wrong name, and for a wrong user or password.
-    unknown_database: frozenset[object] = frozenset()
-    access_denied: frozenset[object] = frozenset()
-    denied_words: tuple[str, ...] = ()
 
     def engine_options(self, _url: URL, _limits: Limits) -> dict[str, Any]:
         """Return the arguments for `create_engine`."""
@@ -155,15 +151,6 @@ class Backend:
 
     def require_file(self, _url: URL) -> None:
         """Raise DatabaseNotReadyError where connecting would make an empty database."""
-
-    def connect_fix(self, error: DBAPIError, database: str | None) -> str:
-        """Return what to do where no connection can be made, up to the name of the setting."""
-        said, code = reason(error), error_code(error.orig)
-        if code in self.unknown_database or f'database "{database}" does not exist' in said:
-            return "run `heartbeat migrate`, which creates it, or correct its name in"
-        if code in self.access_denied or any(words in said for words in self.denied_words):
-            return "correct the user and the password in"
-        return "start its server, or correct"
 
 
 def _mark_idle(_connection: object, record: ConnectionPoolEntry) -> None:

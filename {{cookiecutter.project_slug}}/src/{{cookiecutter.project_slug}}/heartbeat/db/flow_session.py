@@ -201,15 +201,8 @@ def _join(session: FlowSession, _transaction: object, connection: Connection) ->
         connection.execution_options(flow_session=session)
 
 
-def _check_session_commit(session: FlowSession) -> None:
-    """Refuse a commit that goes past the session's own method."""
-    if not session.in_nested_transaction():
-        session.refuse_control("commit()")
-
-
-# Once for all of them: to listen to each session anew would cost a third of a short run.
+# Once for all sessions: to listen to each session anew would cost a third of a short run.
 event.listen(FlowSession, "after_begin", _join)
-event.listen(FlowSession, "before_commit", _check_session_commit)
 
 
 def _flow_session(connection: Connection | None) -> FlowSession | None:

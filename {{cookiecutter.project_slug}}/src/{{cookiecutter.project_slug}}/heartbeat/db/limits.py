@@ -15,6 +15,21 @@ PING_SECONDS = 3.0
 # How long TCP waits for an acknowledgement, and how it probes an idle connection, in seconds.
 ACKNOWLEDGE_SECONDS = 10
 PROBE_AFTER, PROBE_EVERY, PROBES = 5, 3, 3
+# The same as options of a socket, of which not every system has all, and of libpq's drivers.
+TCP_OPTIONS = {
+    "TCP_NODELAY": 1,
+    "TCP_USER_TIMEOUT": ACKNOWLEDGE_SECONDS * 1_000,
+    "TCP_KEEPIDLE": PROBE_AFTER,
+    "TCP_KEEPINTVL": PROBE_EVERY,
+    "TCP_KEEPCNT": PROBES,
+}
+LIBPQ_OPTIONS = {
+    "connect_timeout": CONNECT_SECONDS,
+    "tcp_user_timeout": ACKNOWLEDGE_SECONDS * 1_000,
+    "keepalives_idle": PROBE_AFTER,
+    "keepalives_interval": PROBE_EVERY,
+    "keepalives_count": PROBES,
+}
 
 
 @dataclass(frozen=True, slots=True)

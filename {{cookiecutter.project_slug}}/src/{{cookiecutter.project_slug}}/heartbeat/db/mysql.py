@@ -24,28 +24,10 @@ from sqlalchemy.engine import Dialect
 
 from ..errors import DatabaseNotReadyError
 from .backend import COMMENT, NAME, STRING_WITH_BACKSLASHES, TAKES_TOO_LONG, Backend, send
-from .limits import (
-    ACKNOWLEDGE_SECONDS,
-    BOOKKEEPING,
-    CONNECT_SECONDS,
-    MIGRATION,
-    PROBE_AFTER,
-    PROBE_EVERY,
-    PROBES,
-    UNLIMITED,
-    Limits,
-)
+from .limits import BOOKKEEPING, CONNECT_SECONDS, MIGRATION, TCP_OPTIONS, UNLIMITED, Limits
 from .text import UNICODE
 from .watch import watch, watched
 
-# Not every system has all of these options.
-TCP_OPTIONS = {
-    "TCP_NODELAY": 1,
-    "TCP_USER_TIMEOUT": ACKNOWLEDGE_SECONDS * 1_000,
-    "TCP_KEEPIDLE": PROBE_AFTER,
-    "TCP_KEEPINTVL": PROBE_EVERY,
-    "TCP_KEEPCNT": PROBES,
-}
 CANNOT_CONNECT = 2003
 # MySQL executes what stands in such a comment.
 _EXECUTED_COMMENT = r"/\*M?!\d*(?P<executed>.*?)\*/"
@@ -56,9 +38,6 @@ class MySQL(Backend):
 
     create_statement = "CREATE DATABASE {name} CHARACTER SET utf8mb4"
     not_code = rf"{STRING_WITH_BACKSLASHES}|{NAME}|(?:--\s|\#)[^\n]*|{_EXECUTED_COMMENT}|{COMMENT}"
-    # A user who may create no database is not told whether one exists.
-    unknown_database = frozenset({1044, 1049})
-    access_denied = frozenset({1045, 1698})
 
     def limit_transactions(self, engine: Engine, limits: Limits) -> None:
         """Set the limits of each session, and undo at the next begin what `limit_transaction` set.

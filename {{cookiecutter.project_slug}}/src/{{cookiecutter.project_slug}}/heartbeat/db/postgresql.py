@@ -27,26 +27,10 @@ from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
 from .backend import COMMENT, NAME, STRING, STRING_WITH_BACKSLASHES, Backend, send
-from .limits import (
-    ACKNOWLEDGE_SECONDS,
-    BOOKKEEPING,
-    CONNECT_SECONDS,
-    PROBE_AFTER,
-    PROBE_EVERY,
-    PROBES,
-    Limits,
-)
+from .limits import BOOKKEEPING, LIBPQ_OPTIONS, Limits
 from .text import UTF_8
 from .watch import watched
 
-# How a driver of libpq's gives up a server that is silent.
-_TIMEOUTS = {
-    "connect_timeout": CONNECT_SECONDS,
-    "tcp_user_timeout": ACKNOWLEDGE_SECONDS * 1_000,
-    "keepalives_idle": PROBE_AFTER,
-    "keepalives_interval": PROBE_EVERY,
-    "keepalives_count": PROBES,
-}
 _DOLLAR_STRING = r"\$(?P<tag>\w*)\$.*?\$(?P=tag)\$"
 _NESTED_COMMENT = rf"/\*(?:{COMMENT}|.)*?\*/"
 
@@ -60,17 +44,14 @@ class PostgreSQL(Backend):
         rf"\b[eE]{STRING_WITH_BACKSLASHES}|{STRING}|{_DOLLAR_STRING}|{NAME}"
         rf"|--[^\n]*|{_NESTED_COMMENT}"
     )
-    # The driver gives no code for a connection that was refused, only the server's words.
-    denied_words = (
-        *("authentication failed", "no password supplied", "pg_hba.conf"),
-        'FATAL:  role "',
-    )
 
     def engine_options(self, url: URL, _limits: Limits) -> dict[str, Any]:
         """Return options by which the driver begins no transaction: `do_begin` does."""
         driver, arguments = url.get_driver_name(), dict[str, Any]()
         if driver in {"psycopg", "psycopg2"}:
-            arguments |= {name: value for name, value in _TIMEOUTS.items() if name not in url.query}
+            arguments |= {
+                name: value for name, value in LIBPQ_OPTIONS.items() if name not in url.query
+            }
         if driver == "psycopg":
             # A pooling proxy hands out connections that lack what was prepared on others.
             arguments["prepare_threshold"] = None

@@ -16,19 +16,36 @@ from .text import UTF_8, codec_of
 # What a server answers that does not know SKIP LOCKED: PostgreSQL's SQLSTATE of a syntax error, and
 # MySQL's error code.
 SYNTAX_ERROR = frozenset({"42601", 1064})
+# What MySQL and MariaDB answer to a wrong name, and to a wrong user or password. A user who may
+# create no database is not told whether one exists. PostgreSQL's driver gives no code for a
+# connection that was refused, only the server's words.
+UNKNOWN_DATABASE = frozenset({1044, 1049})
+ACCESS_DENIED = frozenset({1045, 1698})
+DENIED_WORDS = ("authentication failed", "no password supplied", "pg_hba.conf", 'FATAL:  role "')
 
 
 def require_reachable(engine: Engine) -> None:
     """Raise DatabaseNotReadyError, naming the cause, if no connection can be made."""
-    backend = backend_of(engine)
-    backend.require_file(engine.url)
+    backend_of(engine).require_file(engine.url)
     try:
         engine.connect().close()
     except DBAPIError as error:
         raise DatabaseNotReadyError(
             f"the database {without_password(engine.url)} cannot be reached ({reason(error)}): "
-            f"{backend.connect_fix(error, engine.url.database)} sqlalchemy.url or DATABASE_URL"
+            f"{_fix(error, engine)} sqlalchemy.url or DATABASE_URL"
         ) from error
+
+
+def _fix(error: DBAPIError, engine: Engine) -> str:
+    """Return what to do where no connection can be made, up to the name of the setting."""
+    said, code = reason(error), error_code(error.orig)
+    if engine.dialect.name == "sqlite":
+        return "check the file and its permissions, or name another one in"
+    if code in UNKNOWN_DATABASE or f'database "{engine.url.database}" does not exist' in said:
+        return "run `heartbeat migrate`, which creates it, or correct its name in"
+    if code in ACCESS_DENIED or any(words in said for words in DENIED_WORDS):
+        return "correct the user and the password in"
+    return "start its server, or correct"
 
 
 def require_skip_locked(connection: Connection, table: FromClause) -> None:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine.cursor import FullyBufferedCursorFetchStrategy
 from sqlalchemy.engine.default import DefaultExecutionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -124,10 +124,6 @@ class SQLite(Backend):
                 f"the database {url.database} cannot be reached (there is no such file): run "
                 "`heartbeat migrate`, or fix sqlalchemy.url or DATABASE_URL"
             )
-
-    def connect_fix(self, _error: DBAPIError, _database: str | None) -> str:
-        """Return what to do where no connection can be made."""
-        return "check the file and its permissions, or name another one in"
 
 
 class _DatabaseFile:

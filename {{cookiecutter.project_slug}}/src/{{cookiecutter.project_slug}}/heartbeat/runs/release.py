@@ -63,11 +63,8 @@ def release(session: Session, heartbeat: Heartbeat, claims: Iterable[str]) -> li
     locked = session.scalars(flows.order_by(DataFlow.id).with_for_update(skip_locked=True)).all()
     runs = ours.where(DataFlowRun.data_flow_id.in_(locked)).join(DataFlowRun.data_flow)
     released, now = list[str](), heartbeat.clock.now()
-    for run in session.scalars(
-        runs.options(
-            contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration)
-        ).with_for_update(skip_locked=True, of=DataFlowRun)
-    ):
+    runs = runs.options(contains_eager(DataFlowRun.data_flow))
+    for run in session.scalars(runs.with_for_update(skip_locked=True, of=DataFlowRun)):
         released.append(run.claim_id or "")
         asked_for = run.trigger in {Trigger.MANUAL.value, Trigger.BACKFILL.value}
         if run.data_flow.enabled or asked_for:

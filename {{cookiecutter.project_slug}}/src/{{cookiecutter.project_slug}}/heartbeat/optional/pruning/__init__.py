@@ -97,7 +97,7 @@ def _step(
             return progress
         waiting = DataFlowRun.pending().where(DataFlowRun.created_at < too_old)
         forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(unknown))
-        with_flow = contains_eager(DataFlowRun.data_flow).defer(DataFlow.configuration)
+        with_flow = contains_eager(DataFlowRun.data_flow)
         for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
             cancel(session, run, f"no process knows the handler {run.data_flow.handler!r}", now)
         removed_runs = _remove(session, DataFlowRun, runs)
