@@ -1,15 +1,8 @@
 """The exceptions of the engine. Each message says what happened and how to fix it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Mapping
 
-from pydantic import BaseModel, ValidationError
 from pyramid import exceptions
-
-from .redaction import redact
-
-LONGEST_VALUE = 100
 
 
 class DataFlowError(Exception):
@@ -184,46 +177,3 @@ class SecondSessionError(DataFlowError):
             "SQLite's write lock is held by a second session of the same flow: write through "
             "run.session alone, or end the transaction of the second session first"
         )
-
-
-def describe_problems(
-    error: ValidationError, given: Mapping[str, Any], model: type[BaseModel], prefix: str = ""
-) -> Iterator[str]:
-    """Yield a line for each problem of an input: name, value, reason and a valid example.
-
-    The values of fields that hold a secret are not shown, nor is the userinfo of a URL.
-    """
-    for problem in error.errors(include_url=False, include_context=False):
-        reason = redact(problem["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
-        if not problem["loc"]:  # of several fields together
-            yield reason
-            continue
-        name = str(problem["loc"][0])
-        field = model.model_fields.get(name)
-        if field is None:
-            yield f"{prefix}{name}: there is no such option{_nearest_field(name, model)}"
-            continue
-        shown = redact(_show(given.get(name)), limit=LONGEST_VALUE)
-        value = "(not shown)" if "Secret" in str(field.annotation) else shown
-        example = f"; valid is, for example, {field.examples[0]}" if field.examples else ""
-        yield f"{prefix}{name} is {value}: {reason}{example}".replace("\n", " ")
-
-
-def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return the end of a message about an unknown name: the known one that is most like it."""
-    near = get_close_matches(name, names, 1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
-def _nearest_field(name: str, model: type[BaseModel]) -> str:
-    for near in get_close_matches(name, model.model_fields, 1):
-        examples = model.model_fields[near].examples
-        return f"; did you mean {near}{f', as in {examples[0]}' if examples else ''}?"
-    return ""
-
-
-def _show(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - any class can be given; the problem is reported anyway
-        return f"a {type(value).__name__}"

@@ -21,13 +21,14 @@ from pydantic import (
 from pyramid.config import Configurator
 
 from .durations import parse_every
-from .errors import ConfigurationError, DeclarationError, NameConflictError, describe_problems
+from .errors import ConfigurationError, DeclarationError, NameConflictError
 from .handlers import Handler, check_function, is_importable
 from .json_values import json_problem
 from .redaction import error_text
 from .schedules.between import read_between, read_zone
 from .schedules.cron import read_cron
 from .schedules.rule import Rule, next_after
+from .validation import describe_problems
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 Duration = str | int | timedelta
@@ -286,7 +287,7 @@ def _define(config: Configurator, function: Handler, options: FlowOptions) -> Fl
         given |= {"function": function, "place": place}
         return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
     except ValidationError as error:
-        problems, cause = [*describe_problems(error, given, FlowDefinition)], error
+        problems, cause = [*describe_problems(error, given, FlowDefinition, "option")], error
     except Exception as error:  # noqa: BLE001 - scan would ignore some, and none has the place
         problems, cause = [f"cannot be declared: {error_text(error)}"], error
     name = f"flow {given['name']!r}" if isinstance(given["name"], str) else "flow"

@@ -12,9 +12,10 @@ from sqlalchemy import URL
 
 from .db import database_url
 from .durations import parse_every
-from .errors import SettingsError, describe_problems, did_you_mean
+from .errors import SettingsError
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
+from .validation import describe_problems
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
@@ -67,7 +68,7 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 class Settings(BaseModel):
     """All settings; the key in the .ini file is `heartbeat.` and the field's name."""
 
-    model_config = {"frozen": True, "hide_input_in_errors": True}
+    model_config = {"frozen": True, "extra": "forbid", "hide_input_in_errors": True}
 
     path: Prefix = Field("/heartbeat", examples=["/heartbeat"])
     token: Secret = Field(None, examples=["what `openssl rand -hex 32` prints"])
@@ -104,11 +105,11 @@ class Settings(BaseModel):
         given = {key.removeprefix(PREFIX): ini[key] for key in of_file}
         variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
         given |= {name: environment[key] for name, key in variables.items() if key in environment}
-        problems = [*_unknown(given, cls), *_invalid_secrets(given, ini)]
+        problems = [*_invalid_secrets(given, ini)]
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            problems += describe_problems(error, given, cls, PREFIX)
+            problems += describe_problems(error, given, cls, "setting", PREFIX)
         if problems:
             raise SettingsError("\n".join(problems))
         return settings
@@ -139,13 +140,6 @@ def weakness(secret: str) -> str | None:
     if len(secret) < SHORTEST_SECRET:
         return f"is shorter than {SHORTEST_SECRET} characters"
     return None
-
-
-def _unknown(given: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
-    for name in given:
-        if name not in model.model_fields:
-            near = did_you_mean(name, model.model_fields, PREFIX)
-            yield f"{PREFIX}{name}: there is no such setting{near}"
 
 
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import aliased
 from ..core import Heartbeat
 from ..db import reading_only
 from ..db.flow_session import flow_transaction
-from ..errors import ConfigurationError, DeclarationError, ScheduleError, did_you_mean
+from ..errors import ConfigurationError, DeclarationError, ScheduleError
 from ..models import NEVER_SCHEDULED, DataFlow
 from ..models.meta import UTCDateTime
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
@@ -27,6 +27,7 @@ from ..runs.execute import configuration_of
 from ..runs.fork import call_flow
 from ..runs.unreadable import problem_of
 from ..tracebacks import text_of
+from ..validation import did_you_mean
 
 # A condition that takes longer, in seconds, is worth a line in the log: all of the beat waits.
 LONG = 1.0

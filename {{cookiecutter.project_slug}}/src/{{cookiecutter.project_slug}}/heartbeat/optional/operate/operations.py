@@ -4,6 +4,7 @@ Each function is a step of bookkeeping: it locks the flow's row, and the caller 
 who does it, as in "paused by the operator at 10.0.0.1".
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -29,11 +30,11 @@ from ...runs.request import (
     claim_now,
     lock_flow,
     rule_of,
-    validate_input,
 )
 from ...runs.unreadable import FLOW_KINDS, require_readable, unreadable_columns
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
+from ...validation import validate_input
 
 # How long a run that is asked for waits for a worker that a claim reserves, in seconds.
 CLAIM_SECONDS = 1.0
@@ -66,7 +67,7 @@ class NewFlow(FlowChange):
     handler: str
 
 
-def add(session: Session, heartbeat: Heartbeat, given: object, by: str) -> DataFlow:
+def add(session: Session, heartbeat: Heartbeat, given: Mapping[str, Any], by: str) -> DataFlow:
     """Make a flow of a registered handler. Raises InputError, or NameTakenError."""
     new = validate_input(NewFlow, given)
     if (definition := heartbeat.flows.get(new.handler)) is None:
@@ -84,7 +85,9 @@ def add(session: Session, heartbeat: Heartbeat, given: object, by: str) -> DataF
     return flow
 
 
-def change(session: Session, heartbeat: Heartbeat, name: str, given: object, by: str) -> DataFlow:
+def change(
+    session: Session, heartbeat: Heartbeat, name: str, given: Mapping[str, Any], by: str
+) -> DataFlow:
     """Change what `given` names of a flow.
 
     Raises UnknownFlowError, InputError, or NameTakenError.
