@@ -192,7 +192,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.characters = 0
-        for name in ("_PATTERNS", "_PATTERNS_BEFORE_CUT"):
+        for name in ("PATTERNS", "PATTERNS_BEFORE_CUT"):
             patterns = [_Counted(pattern, self) for pattern in getattr(redaction, name)]
             monkeypatch.setattr(redaction, name, patterns)
 

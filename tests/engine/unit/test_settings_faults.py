@@ -8,7 +8,8 @@ import pytest
 from pyramid.config import Configurator
 
 from data_flows.heartbeat.errors import SettingsError
-from data_flows.heartbeat.settings import Settings, read_settings, weakness
+from data_flows.heartbeat.security.weakness import weakness
+from data_flows.heartbeat.settings import Settings, read_settings
 
 GOOD = "NYhkJ2u2dCqZMnyTL8xIFw"
 OTHER = "0d2vXGJEU6SWYxkqm3o5bA"

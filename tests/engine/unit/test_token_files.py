@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_flows.heartbeat.security.token import Token, Tokens, presented_token, read_tokens
-from data_flows.heartbeat.settings import weakness
+from data_flows.heartbeat.security.weakness import weakness
 
 
 @pytest.fixture

@@ -73,7 +73,7 @@ def includeme(config: Configurator) -> None:
         if hasattr(module, "includeme"):
             config.include(module)
     # Last: the route that takes whatever none of the above has taken, and a check of all routes.
-    config.include(".views.beat.include_unknown")
+    config.include(".views.unknown")
     config.include(".routes")
 
 

@@ -24,12 +24,6 @@ class Root:
 HEARTBEAT = property(lambda request: request.registry["heartbeat"])
 
 
-def add_route(config: Configurator, name: str, pattern: str) -> None:
-    """Add a route below the path. Its view guards itself: see `views/guard.py`."""
-    path = config.registry["heartbeat"].settings.path
-    config.add_route(f"heartbeat.{name}", path + pattern, factory=Root)
-
-
 def require_same_place(config: Configurator) -> None:
     """Raise InclusionError if the engine is being included a second time, and elsewhere."""
     place = f"/{(config.route_prefix or '').strip('/')}"

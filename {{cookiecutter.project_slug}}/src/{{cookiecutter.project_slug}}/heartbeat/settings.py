@@ -15,20 +15,13 @@ from .durations import parse_every
 from .errors import SettingsError
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
+from .security.weakness import weakness
 from .validation import describe_problems
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
-SHORTEST_SECRET = 16
-FEWEST_CHARACTERS = 5
 # After this many times heartbeat.expected_every without a beat, the scheduler seems to be gone.
 BEATS_MISSED = 2
-# Placeholders from examples, compared in lower case and as letters only.
-PLACEHOLDERS = frozenset(
-    {"beattoken", "changeme", "changethis", "example", "insertyourtokenhere", "mysecret"}
-    | {"mytoken", "none", "null", "password", "placeholder", "replaceme", "secret", "test"}
-    | {"todo", "token", "undefined", "yoursecret", "yourtoken", "yourtokenhere"}
-)
 
 
 def _seconds(value: object) -> object:
@@ -131,15 +124,6 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
 def is_development(ini: Mapping[str, Any]) -> bool:
     """Return whether an application reloads its templates, and so runs for its developer."""
     return bool(asbool(ini.get("pyramid.reload_templates")))
-
-
-def weakness(secret: str) -> str | None:
-    """Return why a secret must not be used outside of development, or None."""
-    if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
-        return "is a placeholder"
-    if len(secret) < SHORTEST_SECRET:
-        return f"is shorter than {SHORTEST_SECRET} characters"
-    return None
 
 
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:

@@ -14,11 +14,11 @@ from sqlalchemy.orm import aliased
 from ..core import Heartbeat
 from ..db import reading_only
 from ..db.flow_session import flow_transaction
+from ..definition import FlowDefinition
 from ..errors import ConfigurationError, DeclarationError, ScheduleError
 from ..models import NEVER_SCHEDULED, DataFlow
 from ..models.meta import UTCDateTime
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
-from ..registry import FlowDefinition
 from ..run import Run, Window
 from ..run_log import RunLog
 from ..runs.claim import READ, READ_KINDS

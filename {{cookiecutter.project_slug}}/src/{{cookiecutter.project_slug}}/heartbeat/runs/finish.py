@@ -13,11 +13,11 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing, reason
+from ..definition import MAX_INTEGER
 from ..errors import ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..models.meta import is_postgresql
-from ..registry import MAX_INTEGER
 from ..run import ClaimedRun
 from .record import record
 from .retry import follow_failure

@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from .. import errors
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..definition import FlowDefinition
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
-from ..registry import FlowDefinition
 from ..run import ClaimedRun, Window
 from ..schedules.rule import Rule
 from ..validation import validate_input

@@ -13,6 +13,7 @@ from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPException
 from pyramid.request import Request
 from pyramid.response import Response
+from pyramid.security import NO_PERMISSION_REQUIRED
 from sqlalchemy.exc import DBAPIError
 
 from ..core import Heartbeat
@@ -20,25 +21,43 @@ from ..db import is_silent, is_unavailable, reason
 from ..errors import DatabaseBusyError, DatabaseNotReadyError
 from ..migrations import require_current
 from ..redaction import describe_error, redact
+from ..routes import Root
 from ..tracebacks import is_a
 from .problems import problem, unavailable
 from .refusals import refuse
 
 log = logging.getLogger(__name__)
 
-View = Callable[[Any, Request], Response]
+View = Callable[..., Response]
 
 
 def includeme(config: Configurator) -> None:
-    """Add the deriver; a view asks for it with `heartbeat_permission=BEAT`.
-
-    `heartbeat_methods` are what it answers to; none stands for any.
-    """
+    """Add the deriver, which guards the views that have the option `heartbeat_permission`."""
     config.add_view_deriver(guarded_view, name="heartbeat_guard")
 
 
+def add_guarded_view(
+    config: Configurator, view: View, pattern: str, permission: str, methods: tuple[str, ...]
+) -> None:
+    """Add a route below the path, and its view, which has the name of the route.
+
+    permission: BEAT or OPERATE. methods: those that the view answers to; none stands for any.
+    """
+    route = f"heartbeat.{view.__name__}"
+    path = config.registry["heartbeat"].settings.path
+    config.add_route(route, path + pattern, factory=Root)
+    config.add_view(
+        view,
+        route_name=route,
+        permission=NO_PERMISSION_REQUIRED,
+        require_csrf=False,
+        heartbeat_permission=permission,
+        heartbeat_methods=methods,
+    )
+
+
 def guarded_view(view: View, info: Any) -> View:
-    """Let a view of the engine be reached by whom it is for alone, and turn faults to problems."""
+    """Restrict a view of the engine to authorised callers, and turn its errors into replies."""
     permission: str | None = info.options.get("heartbeat_permission")
     methods: tuple[str, ...] = info.options.get("heartbeat_methods", ("GET",))
     if permission is None:

@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 from ... import errors
 from ...core import Heartbeat
 from ...db import begin_writing
+from ...definition import Cron, FlowName, Seconds, Zone
 from ...json_values import json_problem
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...models.stored import Unreadable
-from ...registry import Cron, FlowName, Seconds, Zone
 from ...runs.execute import execute
 from ...runs.request import (
     active_run,

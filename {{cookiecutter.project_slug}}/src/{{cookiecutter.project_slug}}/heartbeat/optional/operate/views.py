@@ -9,7 +9,6 @@ from pyramid.config import Configurator
 from pyramid.httpexceptions import exception_response
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.security import NO_PERMISSION_REQUIRED
 from sqlalchemy.orm import Session
 
 from ...core import Heartbeat
@@ -17,9 +16,9 @@ from ...errors import DatabaseBusyError, DataFlowError, InputError, UnknownFlowE
 from ...json_values import MAX_JSON_DEPTH
 from ...members import RUNS, run_members
 from ...models import DataFlow, DataFlowRun
-from ...routes import add_route
 from ...runs.register import register
 from ...security.policy import OPERATE
+from ...views.guard import add_guarded_view
 from ...views.problems import json_reply, problem
 from . import operations
 from .why import describe
@@ -39,15 +38,7 @@ def includeme(config: Configurator) -> None:
         (flow_runs, f"/flows/{NAME}/runs", ("POST",)),
         (run, "/runs/{id:[0-9]{1,18}}", ("GET",)),
     ):
-        add_route(config, view.__name__, pattern)
-        config.add_view(
-            _answering(view),
-            route_name=f"heartbeat.{view.__name__}",
-            permission=NO_PERMISSION_REQUIRED,
-            require_csrf=False,
-            heartbeat_permission=OPERATE,
-            heartbeat_methods=methods,
-        )
+        add_guarded_view(config, _answering(view), pattern, OPERATE, methods)
 
 
 def flows(heartbeat: Heartbeat, request: Request) -> Response:
@@ -103,6 +94,7 @@ def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Requ
             status = STATUSES.get(type(error), HTTPStatus.CONFLICT)
             return problem(status, str(error), None, **members)
 
+    answer.__name__ = view.__name__
     return answer
 
 

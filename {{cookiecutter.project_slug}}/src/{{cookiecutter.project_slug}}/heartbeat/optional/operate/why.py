@@ -8,6 +8,7 @@ from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session, aliased
 
 from ...core import Heartbeat
+from ...definition import FlowDefinition
 from ...durations import format_every
 from ...errors import ScheduleError, UnknownFlowError
 from ...members import FlowMembers
@@ -15,12 +16,11 @@ from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunS
 from ...models.data_flow import with_active_run
 from ...models.meta import time_or_none
 from ...models.stored import show
-from ...registry import FlowDefinition
 from ...runs.request import rule_of
 from ...runs.unreadable import FLOW_KINDS, Problem, disable_apart, problem_with, readable_values
 from ...schedules.between import read_zone
-from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
+from ...schedules.tolerance import is_ahead
 from ...settings import BEATS_MISSED
 
 
