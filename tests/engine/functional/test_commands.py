@@ -89,12 +89,12 @@ def test_a_declaration_that_cannot_work_is_told_in_one_line(name: str, command: 
 def test_an_error_that_nobody_expects_is_one_line_with_its_place(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_report: object) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         message = "postgresql://joe:hunter2@db\nbroke"
         raise ValueError(message)
 
     # The command hides the name of its module.
-    monkeypatch.setattr(sys.modules[f"{heartbeat.__name__}.cli.beat"], "reply", fail)
+    monkeypatch.setattr(sys.modules[f"{heartbeat.__name__}.cli.beat"], "run_beat", fail)
 
     result = command("beat", "--json")
 

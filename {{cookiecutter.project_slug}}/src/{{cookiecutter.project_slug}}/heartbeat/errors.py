@@ -44,6 +44,13 @@ class UnknownFlowError(DataFlowError, LookupError):
         super().__init__(f"no flow is called {name!r}: `heartbeat flows` lists them")
 
 
+class UnknownRunError(DataFlowError, LookupError):
+    """No row of `data_flow_runs` has this id."""
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"there is no run {run_id}: `heartbeat runs` lists the newest ones")
+
+
 class NameTakenError(DataFlowError):
     """A flow was to get a name that another one has."""
 

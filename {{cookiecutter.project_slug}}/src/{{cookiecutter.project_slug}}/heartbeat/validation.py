@@ -15,7 +15,7 @@ LONGEST_VALUE = 100
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
-class Problem(NamedTuple):
+class InputProblem(NamedTuple):
     """A problem of an input. Neither text holds a secret, or the userinfo of a URL.
 
     field: such as "configuration.limit"; empty for a problem of several fields together.
@@ -33,7 +33,7 @@ def problems_in(
     model: type[BaseModel],
     kind: str = "field",
     prefix: str = "",
-) -> Iterator[Problem]:
+) -> Iterator[InputProblem]:
     """Yield the problems that pydantic has found in what was given for a model.
 
     kind: what a field of the model is called. prefix: how the name of each begins.
@@ -51,7 +51,7 @@ def problems_in(
             value = ""
         elif known and "Secret" in str(known.annotation):
             value = "(not shown)"
-        yield Problem(prefix + field, value, redact(reason, limit=2 * LONGEST_VALUE))
+        yield InputProblem(prefix + field, value, redact(reason, limit=2 * LONGEST_VALUE))
 
 
 def describe_problems(

@@ -1,23 +1,19 @@
 """The route that an outside scheduler calls."""
 
 from http import HTTPStatus
-from typing import Any
 
 from pyramid.config import Configurator
 from pyramid.request import Request
 from pyramid.response import Response
 
 from ..core import Heartbeat
-from ..members import RUNS, RunSummary, run_members
+from ..members import RUNS, BeatMembers, BeatWithRuns, RunSummary, run_members
 from ..models import DataFlowRun
 from ..runs.beat import run_beat
-from ..runs.report import BeatReport
 from ..security.policy import BEAT
 from .guard import add_guarded_view
 from .preferences import parse_preferences
 from .problems import json_reply
-
-SUMMARY = {*RunSummary.model_fields}
 
 
 def includeme(config: Configurator) -> None:
@@ -35,9 +31,9 @@ def beat(request: Request) -> Response:
         heartbeat.settings.wait if preferences.wait is None else preferences.wait,
         answer_early=preferences.respond_async,
     )
-    body = reply(report)
+    body = BeatMembers.model_validate(report)
     if preferences.representation:
-        body["runs"] = _runs(heartbeat, report.run_ids)
+        body = BeatWithRuns(**body.model_dump(), runs=_runs(heartbeat, report.run_ids))
     applied = preferences.applied()
     unfinished = report.flows_in_progress or report.goes_on
     return json_reply(
@@ -47,13 +43,8 @@ def beat(request: Request) -> Response:
     )
 
 
-def reply(report: BeatReport) -> dict[str, Any]:
-    """Return the members of the JSON reply."""
-    return {"timestamp": report.timestamp.isoformat(), **report.counts()}
-
-
-def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[dict[str, Any]]:
-    """Return what became of this beat's runs, by now."""
+def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[RunSummary]:
+    """Return what has become of this beat's runs so far."""
     with heartbeat.session() as session:
         rows = session.execute(RUNS.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id))
-        return [run_members(row).model_dump(include=SUMMARY) for row in rows]
+        return [run_members(row) for row in rows]

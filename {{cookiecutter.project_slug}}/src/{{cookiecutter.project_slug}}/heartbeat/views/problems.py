@@ -7,7 +7,7 @@ from typing import Any
 from pyramid.httpexceptions import status_map
 from pyramid.response import Response
 
-from ..models.stored import show
+from ..members import as_json
 
 RETRY_AFTER_SECONDS = "30"
 
@@ -27,10 +27,8 @@ def unavailable(detail: str) -> Response:
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS})
 
 
-def json_reply(
-    status: HTTPStatus, body: dict[str, Any], headers: dict[str, str] | None = None
-) -> Response:
-    """Return a JSON response that no cache stores. Its times are ISO 8601."""
+def json_reply(status: HTTPStatus, body: object, headers: dict[str, str] | None = None) -> Response:
+    """Return members, or a mapping, as a JSON response that no cache stores."""
     every = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
-    text = json.dumps(body, default=show) + "\n"
+    text = json.dumps(body, default=as_json) + "\n"
     return Response(text.encode(), status.value, [*every.items()])

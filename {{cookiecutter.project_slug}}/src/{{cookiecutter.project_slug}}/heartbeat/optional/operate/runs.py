@@ -10,8 +10,8 @@ from ...cli.application import command
 from ...cli.names import FLOW_NAME, name_argument
 from ...cli.output import cell, json_option, print_json, print_table, record
 from ...core import Heartbeat
-from ...errors import DataFlowError, UnknownFlowError
-from ...members import RUNS, RunMembers, run_members
+from ...errors import UnknownFlowError
+from ...members import RUNS, RunMembers, find_run, run_members
 from ...models import DataFlow, DataFlowRun, RunStatus
 from ...printing import printable
 from ...runs.execute import execute
@@ -79,10 +79,7 @@ def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
 
 def _find(heartbeat: Heartbeat, run_id: int) -> RunMembers:
     with heartbeat.session() as session:
-        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
-    if row is None:
-        raise DataFlowError(f"there is no run {run_id}: `heartbeat runs` lists the newest ones")
-    return run_members(row)
+        return find_run(session, run_id)
 
 
 def _show_run(run: RunMembers, *, as_json: bool) -> None:

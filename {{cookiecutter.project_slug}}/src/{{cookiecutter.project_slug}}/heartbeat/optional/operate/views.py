@@ -12,10 +12,16 @@ from pyramid.response import Response
 from sqlalchemy.orm import Session
 
 from ...core import Heartbeat
-from ...errors import DatabaseBusyError, DataFlowError, InputError, UnknownFlowError
+from ...errors import (
+    DatabaseBusyError,
+    DataFlowError,
+    InputError,
+    UnknownFlowError,
+    UnknownRunError,
+)
 from ...json_values import MAX_JSON_DEPTH
-from ...members import RUNS, run_members
-from ...models import DataFlow, DataFlowRun
+from ...members import FlowMembers, RunMembers, find_run
+from ...models import DataFlow
 from ...runs.register import register
 from ...security.policy import OPERATE
 from ...views.guard import add_guarded_view
@@ -24,7 +30,11 @@ from . import operations
 from .why import describe
 
 # What is not listed conflicts with what there is: a name, or a run that has not ended.
-STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
+STATUSES = {
+    UnknownFlowError: HTTPStatus.NOT_FOUND,
+    UnknownRunError: HTTPStatus.NOT_FOUND,
+    InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+}
 # PostgreSQL takes no text with a NUL, which no name has.
 NAME = r"{name:[^/\x00]+}"
 _OBJECT = TypeAdapter(dict[str, Any])
@@ -46,10 +56,10 @@ def flows(heartbeat: Heartbeat, request: Request) -> Response:
     if request.method == "GET":
         with heartbeat.session() as session:
             described = describe(heartbeat, session)
-        return json_reply(HTTPStatus.OK, {"flows": [flow.model_dump() for flow in described]})
+        return json_reply(HTTPStatus.OK, {"flows": described})
     given, by = _body(request), _operator(request)
     members = _do(heartbeat, lambda session: operations.add(session, heartbeat, given, by))
-    place = request.route_path("heartbeat.flow", name=members["name"])
+    place = request.route_path("heartbeat.flow", name=members.name)
     return json_reply(HTTPStatus.CREATED, members, headers={"Location": place})
 
 
@@ -62,7 +72,7 @@ def flow(heartbeat: Heartbeat, request: Request) -> Response:
     if request.method == "GET":
         with heartbeat.session() as session:
             [described] = describe(heartbeat, session, name)
-        return json_reply(HTTPStatus.OK, described.model_dump())
+        return json_reply(HTTPStatus.OK, described)
     given, by = _body(request), _operator(request)
     members = _do(heartbeat, lambda session: operations.change(session, heartbeat, name, given, by))
     return json_reply(HTTPStatus.OK, members)
@@ -115,19 +125,16 @@ def _operator(request: Request) -> str:
     return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
 
 
-def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> dict[str, Any]:
-    """Do a step of bookkeeping, and return the flow's members as they are then."""
+def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> FlowMembers:
+    """Do a step of bookkeeping, and return the flow's members after it."""
 
-    def work(session: Session) -> dict[str, Any]:
+    def work(session: Session) -> FlowMembers:
         [described] = describe(heartbeat, session, step(session).name)
-        return described.model_dump()
+        return described
 
     return heartbeat.transact(work)
 
 
-def _run(heartbeat: Heartbeat, run_id: int) -> dict[str, Any]:
+def _run(heartbeat: Heartbeat, run_id: int) -> RunMembers:
     with heartbeat.session() as session:
-        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
-    if row is None:
-        raise exception_response(404, detail=f"there is no run {run_id}")
-    return run_members(row).model_dump()
+        return find_run(session, run_id)
