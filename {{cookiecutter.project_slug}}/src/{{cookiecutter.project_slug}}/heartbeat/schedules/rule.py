@@ -55,29 +55,41 @@ def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) 
     if rule.every and first and next_slot <= now and is_open(rule.between, rule.timezone, now):
         next_slot = now
     try:
-        found = _latest_due(rule, next_slot, now)
+        if rule.catch_up != "all" and rule.every and rule.between is None:
+            found = latest_due(next_slot, rule.every, now)
+        else:
+            found = _count_due(rule, next_slot, now)
     except OverflowError:
         raise _no_slot_left(rule) from None
-    if rule.catch_up == "skip" and found.slot:
-        interval = max(found.slot - slot_before(rule, found.slot), MINUTE)
-        if now - found.slot > (timedelta(seconds=rule.grace) if rule.grace else interval):
-            return Due(None, found.missed_slots + 1, found.next_slot)
+    if rule.catch_up == "skip" and found.slot and now - found.slot > _grace(rule, found.slot):
+        return Due(None, found.missed_slots + 1, found.next_slot)
     return found
 
 
-def _latest_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
-    """Return the latest slot that is due, or the oldest one with `catch_up="all"`."""
-    if rule.every and rule.between is None and rule.catch_up != "all":
-        return latest_due(next_slot, rule.every, now)
+def _count_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
+    """Return what is due of slots that are counted one by one: "all" runs the oldest of them."""
     slot = next_after(rule, next_slot - MOMENT, next_slot)
     if slot > now:
         return Due(None, 0, slot)
-    missed_slots, later = 0, slots_after(rule, slot)
-    while (following := _next_of(rule, later)) <= now and rule.catch_up != "all":
-        slot, missed_slots = following, missed_slots + 1
+    later = slots_after(rule, slot)
+    following = _next_of(rule, later)
+    if rule.catch_up == "all":
+        return Due(slot, 0, following)
+    missed_slots = 0
+    while following <= now:
+        slot = following
+        missed_slots += 1
         if missed_slots % MAX_COUNTED == 0:
             later = slots_after(rule, now - (now - slot) / 2, slot)
+        following = _next_of(rule, later)
     return Due(slot, missed_slots, following)
+
+
+def _grace(rule: Rule, slot: datetime) -> timedelta:
+    """Return how old a slot may be that `catch_up="skip"` runs."""
+    if rule.grace:
+        return timedelta(seconds=rule.grace)
+    return max(slot - slot_before(rule, slot), MINUTE)
 
 
 def first_slot(rule: Rule, now: datetime, start: Literal["now", "next"] = "now") -> datetime:

@@ -9,7 +9,6 @@ from pyramid.config import Configurator
 from pyramid.httpexceptions import exception_response
 from pyramid.request import Request
 from pyramid.response import Response
-from sqlalchemy.orm import Session
 
 from ...core import Heartbeat
 from ...errors import (
@@ -20,8 +19,7 @@ from ...errors import (
     UnknownRunError,
 )
 from ...json_values import MAX_JSON_DEPTH
-from ...members import FlowMembers, RunMembers, find_run
-from ...models import DataFlow
+from ...members import RunMembers, find_run
 from ...runs.register import register
 from ...security.policy import OPERATE
 from ...views.guard import add_guarded_view
@@ -57,8 +55,7 @@ def flows(heartbeat: Heartbeat, request: Request) -> Response:
         with heartbeat.session() as session:
             described = describe(heartbeat, session)
         return json_reply(HTTPStatus.OK, {"flows": described})
-    given, by = _body(request), _operator(request)
-    members = _do(heartbeat, lambda session: operations.add(session, heartbeat, given, by))
+    members = operations.add(heartbeat, _body(request), _pause_reason(request))
     place = request.route_path("heartbeat.flow", name=members.name)
     return json_reply(HTTPStatus.CREATED, members, headers={"Location": place})
 
@@ -67,14 +64,14 @@ def flow(heartbeat: Heartbeat, request: Request) -> Response:
     """Show a flow, change what the body names of it, or remove it with its history."""
     name = request.matchdict["name"]
     if request.method == "DELETE":
-        heartbeat.transact(lambda session: operations.remove(session, heartbeat, name))
+        operations.remove(heartbeat, name)
         return Response(status=HTTPStatus.NO_CONTENT, headerlist=[("Cache-Control", "no-store")])
     if request.method == "GET":
         with heartbeat.session() as session:
             [described] = describe(heartbeat, session, name)
         return json_reply(HTTPStatus.OK, described)
-    given, by = _body(request), _operator(request)
-    members = _do(heartbeat, lambda session: operations.change(session, heartbeat, name, given, by))
+    reason = _pause_reason(request)
+    members = operations.change(heartbeat, name, _body(request), pause_reason=reason)
     return json_reply(HTTPStatus.OK, members)
 
 
@@ -121,18 +118,8 @@ def _body(request: Request) -> dict[str, Any]:
         raise exception_response(400, detail=f"the body is not a JSON object: {reason}") from error
 
 
-def _operator(request: Request) -> str:
+def _pause_reason(request: Request) -> str:
     return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
-
-
-def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> FlowMembers:
-    """Do a step of bookkeeping, and return the flow's members after it."""
-
-    def work(session: Session) -> FlowMembers:
-        [described] = describe(heartbeat, session, step(session).name)
-        return described
-
-    return heartbeat.transact(work)
 
 
 def _run(heartbeat: Heartbeat, run_id: int) -> RunMembers:
