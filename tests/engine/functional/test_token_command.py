@@ -193,7 +193,7 @@ def test_the_operators_file_and_its_folder_are_made(token: Command, tmp_path: Pa
     (made,) = read_tokens(file)
     assert result.exit_code == 0, result.output
     assert made.secret not in result.output
-    assert "whoever operates this" in result.output
+    assert "give it to the operators" in result.output
     assert (mode(file), mode(file.parent)) == (0o600, 0o700)
 
 

@@ -63,7 +63,7 @@ def test_what_cannot_do_its_work_when_it_is_called_is_refused(
 def test_a_lambda_needs_a_name(make_app: MakeApp) -> None:
     told = refusal(make_app, lambda _run: None)
 
-    assert "name is '<lambda>': a lambda has no name of its own" in told
+    assert "name is '<lambda>': a lambda has no name" in told
     assert "named" in heartbeat_of(make_app((lambda _run: None, {"name": "named"}))).flows
 
 
@@ -108,4 +108,6 @@ def test_what_is_no_function_of_python_is_refused_or_works(
     if callable(function) and declare.__name__ == "by_directive":
         assert "work" in heartbeat_of(make_app((function, {"name": "work"}))).flows
         return
-    assert re.search("callable|only a function of Python", refusal(make_app, function, name="work"))
+    assert re.search(
+        "callable|decorate a Python function", refusal(make_app, function, name="work")
+    )

@@ -94,7 +94,7 @@ def test_a_list_of_nothing_is_a_fault_and_not_everybody(value: str) -> None:
     "value", ["10.0.0.1/8", "10.0.0.0/33", "*", "any", "10.0.0.0/8; ::1", "example.org", "[::1]"]
 )
 def test_a_list_with_one_word_that_is_no_network_is_a_fault(value: str) -> None:
-    with pytest.raises(ValueError, match="is no address and no network"):
+    with pytest.raises(ValueError, match="is neither an address nor a network"):
         parse_networks(f"192.0.2.1 {value}")
 
 

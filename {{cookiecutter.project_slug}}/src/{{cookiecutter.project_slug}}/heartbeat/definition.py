@@ -1,4 +1,4 @@
-"""What the code declares of a flow, read and validated."""
+"""The validated declaration of a flow."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -26,14 +26,14 @@ from .schedules.rule import Rule, next_after
 from .validation import describe_problems
 
 MAX_INTEGER = 2**31 - 1  # of a column
-# The options that are of no use without an optional module: what it sets on Heartbeat, and itself.
+# The options that need an optional module: the attribute of Heartbeat that it sets, and its file.
 _MODULES = {
     "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
     "after": ("check_conditions", "optional/conditions.py"),
     "when": ("check_conditions", "optional/conditions.py"),
 }
-# No space around it: MySQL takes a name with and without one at its end for the same. No dot before
-# it: in a URL, ".." is the folder above. And nothing that `printing` escapes.
+# No spaces around it: for MySQL, a name with a space at its end equals the one without. No leading
+# dot: in a URL, ".." is the folder above. And no character that `printing` escapes.
 _UNPRINTABLE = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}"
 _NAME = rf"^[^./\s{_UNPRINTABLE}]([^/{_UNPRINTABLE}]*[^/\s{_UNPRINTABLE}])?$"
 
@@ -47,7 +47,7 @@ Between = Annotated[str, AfterValidator(lambda text: read_between(text) and text
 
 def _is_named(name: str) -> str:
     if name == "<lambda>":
-        raise ValueError("a lambda has no name of its own: give it one, or declare a function")
+        raise ValueError("a lambda has no name: give one, or declare a function")
     return name
 
 
@@ -72,7 +72,7 @@ _Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_rea
 
 
 class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
-    """A registered flow: what the code declares. Durations are in seconds."""
+    """A registered flow, as the code declares it. Durations are in seconds."""
 
     function: Annotated[Handler, AfterValidator(check_function)] = Field(
         examples=["def greet(run)"]
@@ -111,8 +111,8 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
         if timeout is not None and not is_importable(info.data.get("function")):
             raise ValueError(
-                "its process must find the function by name, so put it at the top of a module, and "
-                "functools.wraps into what decorates it"
+                "its process imports the function by name: define it at the top level of a module, "
+                "and use functools.wraps in its decorators"
             )
         return timeout
 
@@ -128,19 +128,19 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def schedule(self) -> str:
-        """The declared schedule, in the words that a row keeps it in."""
+        """The declared schedule, as a row stores it."""
         return str(self.rule_of(self))
 
     def rule_of(self, row: Any) -> Rule:
-        """Return the rule of a row of this handler; of the definition itself, what it declares.
+        """Return the rule of a row of this handler, or of the definition itself.
 
-        Raises ScheduleError for an interval that is none: SQLite keeps what is written by hand.
+        Raises ScheduleError for an invalid interval, which SQLite can store.
         """
         every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
         return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
 
     def failure_options(self) -> dict[str, str | int | None]:
-        """Return the options that follow a failure: the columns in which each row keeps them."""
+        """Return the options that take effect after a failure, by column of the flow's row."""
         return {
             "on_lost": self.on_lost,
             "retries": min(self.retries, MAX_INTEGER),
@@ -149,13 +149,13 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
         }
 
     def new_configuration(self) -> dict[str, Any]:
-        """Return what a new row starts with: what is declared, or the defaults of the model."""
+        """Return the configuration of a new row: the declared one, or the defaults of the model."""
         if isinstance(self.configuration, dict):
             return self.configuration
         return _defaults_of(self.configuration)
 
     def configured(self, stored: dict[str, Any]) -> Any:
-        """Return `run.configuration` for what a row holds: that, or the declared model of it.
+        """Return `run.configuration` for a stored one: as it is, or as the declared model.
 
         Raises ConfigurationError with each field that does not fit.
         """

@@ -1,4 +1,4 @@
-"""The exceptions of the engine. Each message says what happened and how to fix it."""
+"""The exceptions of the engine. Each message states what happened and how to fix it."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ class SettingsError(DataFlowError, ValueError):
 
 
 class InclusionError(DataFlowError, exceptions.ConfigurationError):  # type: ignore[misc]
-    """The engine and the application that includes it do not fit; the message says what to do."""
+    """The application cannot include the engine as it does; the message states the solution."""
 
 
 class ScheduleError(DataFlowError, ValueError):
@@ -52,11 +52,11 @@ class UnknownRunError(DataFlowError, LookupError):
 
 
 class NameTakenError(DataFlowError):
-    """A flow was to get a name that another one has."""
+    """The name that was given for a flow belongs to another one."""
 
 
 class InputError(DataFlowError, ValueError):
-    """What an operator asks for cannot be; `errors` says why, by field."""
+    """The input of an operator is invalid; `errors` has the reasons, by field."""
 
     def __init__(self, errors: Mapping[str, list[str]]) -> None:
         self.errors = errors
@@ -75,25 +75,25 @@ class HandlerNotRegisteredError(DataFlowError, LookupError):
 
 
 class ActiveRunError(DataFlowError):
-    """A run was asked for while another one of the same flow is pending or in progress."""
+    """A run was requested while another one of the same flow is pending or in progress."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"flow {name!r} has a run that has not ended: wait for it")
 
 
 class StatusError(DataFlowError):
-    """A run was asked for a change of status that is not allowed."""
+    """A change of a run's status is not allowed."""
 
 
 class ClaimLostError(DataFlowError):
-    """The run was reaped, removed or taken over while its flow was at work."""
+    """The run was reaped, removed or taken over while its flow was running."""
 
     def __init__(self, run_id: int) -> None:
-        super().__init__(f"run {run_id} is no longer ours: nothing that its flow wrote is kept")
+        super().__init__(f"run {run_id} is no longer ours: the writes of its flow were rolled back")
 
 
 class LeaseExpired(DataFlowError):  # noqa: N818 - the name is part of the contract
-    """A run's process gave no sign of life until its lease ended."""
+    """The lease of a run ended without a sign of life of its process."""
 
 
 class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contract
@@ -101,13 +101,13 @@ class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contra
 
     def __init__(self, worker: str | None, grace: int) -> None:
         super().__init__(
-            f"{worker} was stopped, and the flow did not end within the {grace} s that it had "
-            "then: raise heartbeat.shutdown_grace, or let the flow do less at a time"
+            f"{worker} was stopped, and the flow did not end within the grace period of {grace} s: "
+            "raise heartbeat.shutdown_grace, or divide the work of the flow into smaller runs"
         )
 
 
 class FlowTimeout(DataFlowError):  # noqa: N818 - the name is part of the contract
-    """A flow ran longer than its `timeout`: its process was ended."""
+    """A flow ran longer than its `timeout`, and its process was ended."""
 
 
 class FlowProcessDied(DataFlowError):  # noqa: N818 - named like FlowTimeout
@@ -168,7 +168,7 @@ class DatabaseNotReadyError(DataFlowError):
 
 
 class DatabaseBusyError(DataFlowError):
-    """SQLite's write lock is held by a flow, and enough callers wait for it already."""
+    """A flow holds SQLite's write lock, and the limit of waiting callers is reached."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -177,7 +177,7 @@ class DatabaseBusyError(DataFlowError):
 
 
 class SecondSessionError(DataFlowError):
-    """A flow would wait for SQLite's write lock, which it holds itself by another session."""
+    """A flow would wait for SQLite's write lock, which another session of its own holds."""
 
     def __init__(self) -> None:
         super().__init__(

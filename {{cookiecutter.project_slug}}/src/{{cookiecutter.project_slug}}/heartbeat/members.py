@@ -51,7 +51,7 @@ class RunSummary(BaseModel):
 
 
 class RunMembers(RunSummary):
-    """A run with all that is known of it."""
+    """A run with all its columns."""
 
     trigger: str | None
     attempt: int | None
@@ -114,5 +114,5 @@ def find_run(session: Session, run_id: int) -> RunMembers:
 
 
 def as_json(value: object) -> object:
-    """Return what JSON has no form of as something that it has: for the `default` of json.dumps."""
+    """Return a value that JSON can express: for the argument `default` of json.dumps."""
     return value.model_dump() if isinstance(value, BaseModel) else show(value)

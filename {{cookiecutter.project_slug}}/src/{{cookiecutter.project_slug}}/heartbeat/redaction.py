@@ -1,4 +1,4 @@
-"""Takes secrets out of text before it is stored or shown. Used wherever an error is kept."""
+"""Removes secrets from text before it is stored or shown."""
 
 import json
 import re
@@ -15,17 +15,17 @@ from .tracebacks import format_error, message_of, type_name
 if TYPE_CHECKING:  # `startup`, which reports a missing package, needs this module
     from sqlalchemy import URL
 
-# What a history page can show, and what fits a TEXT column of MySQL in four-byte characters.
+# Limits that a history page can show, and that fit a TEXT column of MySQL in four-byte characters.
 LONGEST_MESSAGE = 2_000
 LONGEST_BACKTRACE = 12_000
 LONGEST_TYPE = 200
-# How much around the part that is shown is read as well. Before it this must have room for a name
-# and the spaces around its colon.
+# How many characters around the part that is shown are read as well. Before that part there must
+# be room for a name and the spaces around its colon.
 CONTEXT = 1_000
 
 _MASK = "***"
 _CUT = "\n... cut here ...\n"
-# Own secrets that are shorter would be found in any text.
+# Shorter secrets would be found in any text.
 SHORTEST_SECRET = 6
 
 
@@ -71,7 +71,7 @@ def _storable(text: str) -> str:
 
 
 def _head(text: str, limit: int, secrets: Sequence[str]) -> str:
-    """Return the beginning of a text that is cut: no part of a secret at the cut is left."""
+    """Return the beginning of a text that is cut, without a part of a secret at the cut."""
     window = text[: limit + CONTEXT]
     for secret in secrets:
         lengths = range(min(len(secret), len(window)), 0, -1)
@@ -81,9 +81,9 @@ def _head(text: str, limit: int, secrets: Sequence[str]) -> str:
 
 
 def _tail(text: str, limit: int, secrets: Sequence[str]) -> str:
-    """Return the end of a text that is cut, from a line break on, before which all was read.
+    """Return the end of a text that is cut: whole lines, the context before which was read.
 
-    What stands before it on its own line may belong to a secret that began earlier.
+    The text before it on the same line may belong to a secret that began earlier.
     """
     window = text[-4 * limit - CONTEXT :]
     begin = window.rfind("\n", CONTEXT, len(window) - limit)
@@ -111,8 +111,8 @@ def shorten(text: str, limit: int) -> str:
 def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[str, str]:
     """Return the columns that keep an error: `error_type`, `error_message`, `error_backtrace`.
 
-    The backtrace has the lines of code, never the values of variables. Nothing that the error is
-    made of can make this raise.
+    The backtrace has the lines of code, never the values of variables. Never raises,
+    whatever the error is made of.
     """
 
     def clip(text: str, limit: int) -> str:
@@ -128,7 +128,7 @@ def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[st
 
 
 def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a run's columns with texts of ASCII alone, for a database that refused others.
+    r"""Return a run's columns with ASCII texts, for a database that refused other ones.
 
     The other characters become Python's escapes, such as \U0001f600.
     """
@@ -143,12 +143,12 @@ def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escape(text: str, codec: str) -> str:
-    """Return a text with what a codec of Python lacks, and NUL, as Python's escapes."""
+    """Return a text in which Python's escapes replace NUL and all that a codec cannot encode."""
     return text.replace("\0", "\\x00").encode(codec, "backslashreplace").decode(codec)
 
 
 def error_of(kind: str | None, message: str | None) -> str | None:
-    """Return a run's error as one text: its type alone where it says nothing."""
+    """Return a run's error as one text: its type alone where it has no message."""
     return f"{kind}: {message}" if message else kind
 
 

@@ -1,4 +1,4 @@
-"""How a callable becomes a flow: the `flow` decorator and the `config.add_flow` directive."""
+"""Registration of flows: the `flow` decorator and the `config.add_flow` directive."""
 
 import inspect
 import sys
@@ -21,27 +21,28 @@ Duration = str | int | timedelta
 
 
 class FlowOptions(TypedDict, total=False):
-    """What a flow may declare: `every` or `cron`, and what it likes of the rest.
+    """The options of a flow: `every` or `cron`, and any of the others.
 
     name: the flow's name; the function's own by default.
     every: the interval, such as "5m", seconds or a timedelta.
     cron: five fields, or a word such as "@daily", read in `timezone`, such as "Europe/Berlin".
-    between: the window of the day, such as "22:00-06:00" in `timezone`, that its slots lie in.
+    between: the daily window of its slots, such as "22:00-06:00", in `timezone`.
     start: "now" makes a new flow of `every` due at once, "next" after one interval.
-    catch_up: of several slots that passed, "once" runs the latest, "skip" too if it is at most
-        `grace` old (one interval by default), and "all" runs each, oldest first.
-    configuration: what a new row starts with, a JSON object, which `run.configuration` reads; or a
-        pydantic model whose fields have defaults, and `run.configuration` is one.
-    description: one line for people; the docstring's first line by default.
-    after: names of flows; it waits until each has succeeded since its own last success began.
-    when: asked once a beat before a due flow runs, with a `run` whose session only reads: what it
-        returns is true, or the flow waits; a text is the reason why.
-    retries: how often a slot whose run failed is tried again: after `retry_delay`, "1m" by
-        default, which doubles each time up to an hour.
-    pause_after: this many failures in a row disable the flow.
-    on_lost: what becomes of a slot whose run was lost with its process: "fail", or "retry".
-    timeout: how long a run may take, such as "10m". It has a process of its own, which is ended
-        then; the function must stand at the top of a module, where that process finds it.
+    catch_up: which of several slots that have passed run. "once" runs the latest; "skip" does so if
+        it is at most `grace` old (one interval by default); "all" runs each, oldest first.
+    configuration: the initial JSON object of a new row, which `run.configuration` returns; or a
+        pydantic model whose fields have defaults, of which `run.configuration` is an instance.
+    description: one line; the first line of the docstring by default.
+    after: names of flows. It waits until each has succeeded since its own last success began.
+    when: a function that each beat calls when the flow is due, with a `run` whose session only
+        reads. If it returns false or a text, the flow waits; the text is the reason.
+    retries: how often a failed slot is retried, after `retry_delay`: "1m" by default, doubled each
+        time up to an hour.
+    pause_after: the number of failures in a row that disables the flow.
+    on_lost: whether a slot whose run was lost with its process fails, "fail", or runs again,
+        "retry".
+    timeout: how long a run may take, such as "10m". The run has its own process, which is ended
+        after that time. The function must be at the top level of a module.
     """
 
     name: str
@@ -80,17 +81,17 @@ def flow(
             config.add_flow(function, **options, _info=info.codeinfo)
 
         try:
-            # Called here and nowhere deeper: venusian looks one frame up for the module to scan.
+            # Called directly here: venusian looks one frame up for the module to scan.
             info = venusian.attach(function, register, category="pyramid", depth=1)
         except AttributeError:
-            raise _misplaced(f"cannot mark {function!r}, but only a function of Python") from None
+            raise _misplaced(f"cannot mark {function!r}: decorate a Python function") from None
         return function
 
     return decorate
 
 
 def _misplaced(problem: str) -> DeclarationError:
-    """Return the error of a decorator that cannot decorate, with its place."""
+    """Return the error of a decorator that is used in the wrong way, with its place."""
     caller = sys._getframe(2)  # noqa: SLF001 - as venusian finds the place of others
     place = f"{caller.f_code.co_filename}, line {caller.f_lineno}"
     return DeclarationError(f'{place}: @flow {problem}; valid is, for example, @flow(every="5m")')
@@ -99,8 +100,8 @@ def _misplaced(problem: str) -> DeclarationError:
 def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOptions]) -> None:
     """Register `function` as a flow: the directive beneath the decorator, with its arguments.
 
-    Raises DeclarationError for what cannot work, and NameConflictError for a name that another
-    declaration has, on whatever level of inclusion the two stand.
+    Raises DeclarationError for an invalid declaration, and NameConflictError for a name that is
+    declared twice, even on different levels of inclusion.
     """
     definition = _define(config, function, options)
     name, heartbeat = definition.name, config.registry["heartbeat"]

@@ -2,8 +2,8 @@
 
 import re
 
-# A text is redacted as a whole up to ten times its limit, and up to this length; of a longer one
-# only what is shown, so that a text of any size costs no more.
+# A text is redacted as a whole up to ten times its limit, and up to this length. Of a longer text
+# only the part that is shown is redacted, so that the costs are limited.
 MAX_WHOLE = 40_000
 _SPACE = r"\s{0,200}"
 _SPACE_BETWEEN = r"\s{1,200}"
@@ -29,21 +29,21 @@ def _patterns(*, is_cut: bool) -> tuple[re.Pattern[str], ...]:
     after_userinfo = r"@|\Z" if is_cut else "@"
     short_token = rf"|{_TOKEN}+\Z" if is_cut else ""
     patterns = (
-        # user:password@ or token@ in a URL; the host stays, since it tells what was called
+        # user:password@ or token@ in a URL; the host stays: it is needed to understand the error
         rf"(\b[a-z][a-z0-9+.-]{{0,30}}://)[^\s/@:]*(?::[^\s/]*)?(?={after_userinfo})",
         # a scheme of any name, and parameters such as Digest's
         rf"({_HEADER})(?:[\w-]{{1,40}}[ \t]+)?{_CREDENTIALS}(?:,[ \t]*{_CREDENTIALS})*",
         rf"(\b(?:bearer|basic)\s{{1,200}})(?:{_TOKEN}{{8,}}{short_token})",
-        # a private key; what its lines hold cannot be told from other text once it is cut
+        # a private key; once it is cut, its lines look like any other text
         rf"(-----BEGIN [A-Z0-9 ]{{0,40}}PRIVATE KEY-----)(?:[^-]|-(?!----)){{0,{MAX_WHOLE}}}",
         rf"(\b(?:set-)?cookie{_IS}{_BEFORE_QUOTE}[\"']?)[^\"'\r\n]*",
         r"()\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}",  # a JSON Web Token
         r"([?&][\w-]{0,40}sig(?:nature)?=)[^\s&\"']*",
         rf"(--[\w-]{{0,40}}{_WORD}{_SPACE_BETWEEN})(?!-)[^\s\"']+",
-        # in quotes, also where they are not closed; a backslash keeps the next one inside
+        # in quotes, closed or not; a backslash escapes the next quote
         rf"({_NAME}{_BEFORE_QUOTE}\")(?:[^\"\\\r\n]|\\.)*",
         rf"({_NAME}{_BEFORE_QUOTE}')(?:[^'\\\r\n]|\\.)*",
-        # without what closes the sentence around it; MySQL's "(using password: YES)" has no value
+        # without the punctuation around it; MySQL's "(using password: YES)" has no value
         rf"({_NAME})(?!{_BEFORE_QUOTE}[\"']|(?:yes|no)\){_END})(?:{_VALUE}*{_LAST}|{_VALUE}+)",
     )
     return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)

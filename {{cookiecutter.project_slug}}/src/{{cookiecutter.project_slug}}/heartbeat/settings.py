@@ -20,12 +20,12 @@ from .validation import describe_problems
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
-# After this many times heartbeat.expected_every without a beat, the scheduler seems to be gone.
+# After this many times heartbeat.expected_every without a beat, the scheduler is taken for lost.
 BEATS_MISSED = 2
 
 
 def _seconds(value: object) -> object:
-    """Read a duration such as 30s, 5m, 2h, 1d or plain seconds; zero is one too."""
+    """Read a duration such as 30s, 5m, 2h, 1d or plain seconds; zero is valid."""
     return 0 if str(value).strip() in {"0", "0s"} else parse_every(value)
 
 
@@ -37,9 +37,9 @@ def _prefix(path: object) -> str:
 
 
 def _empty_is_none(given: object) -> object:
-    """Take an empty variable for one that is not set: it opens nothing.
+    """Treat an empty variable like one that is not set.
 
-    Space around a token, such as the new line at the end of a file, is not part of it.
+    Spaces around a token, such as the new line at the end of a file, are not part of it.
     """
     return (given.strip() or None) if isinstance(given, str) else given
 
@@ -122,12 +122,12 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
 
 
 def is_development(ini: Mapping[str, Any]) -> bool:
-    """Return whether an application reloads its templates, and so runs for its developer."""
+    """Return whether an application reloads its templates, as in development."""
     return bool(asbool(ini.get("pyramid.reload_templates")))
 
 
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
-    """Yield the secrets of a role at start, each with the setting it stands in."""
+    """Yield the secrets of a role at start, each with the name of its setting."""
     if str(given.get(f"{role}token", "")).strip():
         yield f"{role}token", str(given[f"{role}token"]).strip()
     if str(given.get(f"{role}token_file", "")).strip():
@@ -140,7 +140,7 @@ def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterat
     for name, secret in beats:
         for other in [other for other, same in operators if same == secret]:
             problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
-            yield f"{problem}: the scheduler's token may only beat: make another one for operators"
+            yield f"{problem}: the scheduler may only beat; create another token for operators"
     for name, secret in beats + operators:
         if not is_development(ini) and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

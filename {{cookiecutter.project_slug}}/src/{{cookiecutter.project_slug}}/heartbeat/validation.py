@@ -1,4 +1,4 @@
-"""Validation of what people write: settings, declarations, configurations and requests."""
+"""Validation of input: settings, declarations, configurations and requests."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,14 +34,14 @@ def problems_in(
     kind: str = "field",
     prefix: str = "",
 ) -> Iterator[InputProblem]:
-    """Yield the problems that pydantic has found in what was given for a model.
+    """Yield the problems that pydantic has found in `given`, the input of a model.
 
-    kind: what a field of the model is called. prefix: how the name of each begins.
+    kind: the word for a field of the model. prefix: the beginning of the name of each.
     """
     for found in error.errors(include_url=False, include_context=False):
         field = ".".join(map(str, found["loc"]))
         known = model.model_fields.get(field.partition(".")[0])
-        # The input of an error may be what our own validators have made of the given value.
+        # The input of an error may be the result of our own validators.
         value = _value(given.get(field, found["input"]))
         reason = found["msg"].removeprefix("Value error, ")
         if found["type"] == "extra_forbidden":
@@ -83,7 +83,7 @@ def validate_input(model: type[_Model], given: Mapping[str, Any], *place: str) -
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name: the known one that is most like it."""
+    """Return the end of a message about an unknown name, which suggests the nearest known one."""
     near = get_close_matches(name, names, 1)
     return f"; did you mean {near[0]}?" if near else ""
 
@@ -99,5 +99,5 @@ def _nearest_field(name: str, model: type[BaseModel], prefix: str) -> str:
 def _value(given: Any) -> str:
     try:
         return redact(repr(given), limit=LONGEST_VALUE)
-    except Exception:  # noqa: BLE001 - any class can be given; the problem is reported anyway
+    except Exception:  # noqa: BLE001 - any class may be given; its problem is reported anyway
         return f"a {type(given).__name__}"

@@ -1,4 +1,4 @@
-"""The command that beats from a shell."""
+"""The command `heartbeat beat`."""
 
 from ..core import Heartbeat
 from ..members import BeatMembers

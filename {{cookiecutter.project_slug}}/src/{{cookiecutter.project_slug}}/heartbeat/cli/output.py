@@ -1,4 +1,4 @@
-"""What commands print: tables and records for people, JSON for programs."""
+"""The output of commands: tables and records for people, JSON for programs."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""The times of a cron expression, day by day, also where clocks are set twice a year.
+"""The times of a cron expression, day by day, with daylight saving time.
 
 As in Debian's cron, an expression with a star in its minutes or hours follows local time: twice
 through an hour that comes twice, and never through one that is left out. Any other one runs once
@@ -44,7 +44,7 @@ class Cron:
 def read_cron(expression: str) -> Cron:
     """Read five fields, with names such as MON, or a word such as @daily.
 
-    Raises ScheduleError for what cannot be read, and for what never comes, as 30 February.
+    Raises ScheduleError for an invalid expression, and for one without times, such as 30 February.
     """
     text = _WORDS.get(expression.strip().lower(), expression)
     parts = text.split()

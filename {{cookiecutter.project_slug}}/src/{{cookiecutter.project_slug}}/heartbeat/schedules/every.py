@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The slot to run now, how many before it nobody ran, and the slot after it.
+    """The slot to run now, how many slots before it were missed, and the slot after it.
 
-    Without a `slot` there is nothing to run: the flow only moves on.
+    Without a `slot` there is nothing to run, and the next slot is set.
     """
 
     slot: datetime | None

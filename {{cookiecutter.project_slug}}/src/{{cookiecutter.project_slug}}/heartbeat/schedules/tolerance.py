@@ -2,15 +2,15 @@
 
 from datetime import datetime, timedelta
 
-# A beat may come this share of the interval before a slot, at most these seconds, and waits
-# for it then: a scheduler that calls a moment early must not lose it.
+# A beat may come this share of the interval before a slot, at most this many seconds, and waits
+# for it: the slot must not be lost if the scheduler calls a moment early.
 EARLY_SHARE = 0.1
 MAX_EARLY = 30.0
 
 # The shortest interval of a cron expression, in seconds, which its tolerance is a share of.
 CRON_INTERVAL = 60
 
-# The clocks of two machines may differ by these seconds. What lies further ahead proves that the
+# The clocks of two machines may differ by this many seconds. A time further ahead proves that the
 # clock was set back.
 MAX_SKEW = 10.0
 

@@ -1,4 +1,4 @@
-"""Which secrets are too easy to guess."""
+"""Secrets that are too easy to guess."""
 
 import re
 
@@ -13,7 +13,7 @@ PLACEHOLDERS = frozenset(
 
 
 def weakness(secret: str) -> str | None:
-    """Return why a secret must not be used outside of development, or None."""
+    """Return why a secret must not be used outside development; None for a good one."""
     if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
         return "is a placeholder"
     if len(secret) < SHORTEST_SECRET:

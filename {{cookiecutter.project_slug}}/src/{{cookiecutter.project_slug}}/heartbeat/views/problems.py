@@ -15,7 +15,7 @@ RETRY_AFTER_SECONDS = "30"
 def problem(
     status: HTTPStatus, detail: str, headers: dict[str, str] | None = None, **members: object
 ) -> Response:
-    """Return the response for an error: `detail` says what happened and what to do."""
+    """Return the response for an error: `detail` states what happened and what to do."""
     reason: Any = status_map[status].title  # the same words with every version of Python
     body = {"type": "about:blank", "title": reason, "status": status.value, "error": reason}
     body |= {"detail": detail, **members}
@@ -23,7 +23,7 @@ def problem(
 
 
 def unavailable(detail: str) -> Response:
-    """Return 503, with when to call again."""
+    """Return 503 with `Retry-After`."""
     return problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, {"Retry-After": RETRY_AFTER_SECONDS})
 
 

@@ -1,4 +1,4 @@
-"""The views of what is not there: unknown resources, and paths that are not UTF-8."""
+"""The views for unknown resources, and for paths that are not UTF-8."""
 
 from http import HTTPStatus
 
@@ -27,7 +27,7 @@ def includeme(config: Configurator) -> None:
 
 
 class _BelowPath:
-    """True for requests below the path, also where no route can match what they ask for."""
+    """A predicate: true for requests below the path, even if no route can match them."""
 
     def __init__(self, *_value_and_config: object) -> None:
         pass
@@ -42,10 +42,10 @@ class _BelowPath:
 
 
 def malformed(_error: URLDecodeError, _request: Request) -> Response:
-    """Refuse a path that is not UTF-8, for which Pyramid has no view of its own."""
+    """Refuse a path that is not UTF-8, for which Pyramid has no view."""
     return problem(HTTPStatus.BAD_REQUEST, "the path is not UTF-8")
 
 
 def unknown(_request: Request) -> Response:
-    """Answer authorised callers that nothing is at this path."""
+    """Answer authorised callers that there is no resource at this path."""
     return problem(HTTPStatus.NOT_FOUND, "there is no such resource")

@@ -1,4 +1,4 @@
-"""Commands that change flows, and the one that says what a flow does next."""
+"""Commands that change flows, and the command `heartbeat why`."""
 
 import functools
 import json
@@ -22,9 +22,9 @@ from .why import describe
 
 
 def flow_command(work: Callable[..., tuple[FlowMembers, str]]) -> click.Command:
-    """Turn `work` into a command about the flow NAME: it returns the flow, and what was done.
+    """Turn `work` into a command for the flow NAME. It returns the flow, and a message.
 
-    The command prints what was done, or with --json the members of the flow.
+    The command prints the message, or with --json the members of the flow.
     """
 
     @command
@@ -78,12 +78,14 @@ def _given(**options: object) -> dict[str, Any]:
 
 
 @flow_command
-@click.option("--handler", metavar="NAME", required=True, help="Which flow of the code it calls.")
+@click.option(
+    "--handler", metavar="NAME", required=True, help="The flow in the code that it calls."
+)
 @flow_options
 def add(
     heartbeat: Heartbeat, name: str, values: dict[str, Any], **options: str | None
 ) -> tuple[FlowMembers, str]:
-    """Add the flow NAME: another one of a handler, with a configuration of its own."""
+    """Add the flow NAME: another flow of a handler, with its own configuration."""
     given = _given(**options, configuration=values or None)
     return operations.add(heartbeat, {"name": name, **given}), f"added {name}"
 
@@ -108,7 +110,7 @@ def change(
 @flow_command
 @click.argument("new")
 def rename(heartbeat: Heartbeat, name: str, new: str) -> tuple[FlowMembers, str]:
-    """Call the flow NAME something NEW. Its history stays with it."""
+    """Rename the flow NAME to NEW. It keeps its history."""
     flow = operations.change(heartbeat, name, {"name": new})
     return flow, f"renamed {name} to {new}{_comes_back(heartbeat, name)}"
 
@@ -134,7 +136,7 @@ def reset(heartbeat: Heartbeat, name: str) -> tuple[FlowMembers, str]:
 
 
 @flow_command
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
+@click.option("--reason", metavar="TEXT", help="The reason, which is kept with the flow.")
 def pause(heartbeat: Heartbeat, name: str, reason: str | None) -> tuple[FlowMembers, str]:
     """Disable the flow NAME: it is no longer due. Its pending run is cancelled."""
     by = "paused from the command line" + (f": {reason}" if reason else "")

@@ -1,4 +1,4 @@
-"""What an operator does to flows, over HTTP or by command, and the validation of the input.
+"""The changes that an operator makes to flows, and the validation of the input.
 
 Each function is one transaction, which locks the flow's row. `pause_reason` is kept with a flow
 that it disables, as in "paused by the operator at 10.0.0.1".
@@ -38,9 +38,9 @@ from ...schedules.rule import first_slot, next_slots, rescheduled
 from ...validation import validate_input
 from .why import describe
 
-# How long a run that is asked for waits for a worker that a claim reserves, in seconds.
+# How many seconds a requested run waits for a worker that another claim has reserved.
 CLAIM_SECONDS = 1.0
-# What a flow has before its first slot, and again with a new schedule if it cannot be read.
+# The values before the first slot. A new schedule restores them where a value is unreadable.
 NO_SLOTS: dict[str, Any] = dict.fromkeys(("last_slot_at", "window_starts_at", "backfill_until"))
 NO_SLOTS |= {"next_run_at": NEVER_SCHEDULED, "skipped_slots": 0}
 
@@ -52,7 +52,7 @@ def _storable(given: object) -> object:
 
 
 class FlowChange(BaseModel, extra="forbid"):
-    """What may be changed of a flow. `every` is in seconds, `timezone` a name of IANA's."""
+    """The changes of a flow. `every` is in seconds, `timezone` an IANA name."""
 
     name: FlowName = ""
     enabled: bool = True
@@ -63,7 +63,7 @@ class FlowChange(BaseModel, extra="forbid"):
 
 
 class NewFlow(FlowChange):
-    """What a flow is made of that no code declares: several may share a `handler`."""
+    """A flow that no code declares. Several flows may share a `handler`."""
 
     name: FlowName
     handler: str
@@ -146,7 +146,7 @@ def remove(heartbeat: Heartbeat, name: str) -> int:
 
 
 def run_now(heartbeat: Heartbeat, name: str) -> int:
-    """Ask for a run and return its id: it starts on a free worker, or else with the next beat.
+    """Request a run and return its id: it starts on a free worker, or else with the next beat.
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
@@ -162,7 +162,7 @@ def run_now(heartbeat: Heartbeat, name: str) -> int:
 
 
 def _transact(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> FlowMembers:
-    """Do a step in one transaction, and return the members of its flow as they are then."""
+    """Do a step in one transaction, and return the members of its flow after it."""
 
     def work(session: Session) -> FlowMembers:
         [members] = describe(heartbeat, session, step(session).name)
@@ -174,7 +174,7 @@ def _transact(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> Flow
 def _apply(
     session: Session, heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, pause_reason: str
 ) -> DataFlow:
-    """Write what `wanted` names to a flow. Raises InputError, or NameTakenError."""
+    """Write the given fields of `wanted` to a flow. Raises InputError, or NameTakenError."""
     named, now = wanted.model_fields_set, heartbeat.clock.now()
     for field in named & {"name", "configuration"}:
         setattr(flow, field, getattr(wanted, field))

@@ -1,4 +1,4 @@
-"""Optional commands about runs: one by hand, the history, and one of it in detail."""
+"""The commands that run a flow and show the history of runs."""
 
 from datetime import datetime
 from typing import Any
@@ -17,9 +17,9 @@ from ...printing import printable
 from ...runs.execute import execute
 from ...runs.request import claim_now
 
-# As text: of an enumeration's members click would take the names, in capitals.
+# As text: click would use the names of the members, in capitals.
 STATUSES = [status.value for status in RunStatus]
-# These are printed below the other members, on lines of their own.
+# These are printed below the other members, on separate lines.
 TEXTS = ("error_backtrace", "log")
 TEXT_KEPT = "\n\t"
 
@@ -39,7 +39,7 @@ def runs(
     *,
     as_json: bool,
 ) -> None:
-    """Show the history of runs, newest first, or all about the run ID."""
+    """Show the history of runs, newest first, or the run ID in detail."""
     if run_id is not None:
         _show_run(_find(heartbeat, run_id), as_json=as_json)
         return
@@ -62,7 +62,7 @@ def runs(
 @json_option
 @name_argument
 def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
-    """Run the flow NAME now, in this process. Its schedule stays as it is.
+    """Run the flow NAME now, in this process. Its schedule does not change.
 
     The exit code is 1 if the run failed.
     """

@@ -1,4 +1,4 @@
-"""Optional: flows and runs for operators, in JSON: to look at, to change, and to run now."""
+"""JSON resources for operators: flows and runs."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -27,13 +27,13 @@ from ...views.problems import json_reply, problem
 from . import operations
 from .why import describe
 
-# What is not listed conflicts with what there is: a name, or a run that has not ended.
+# Other errors are conflicts, such as a name that is taken or an active run.
 STATUSES = {
     UnknownFlowError: HTTPStatus.NOT_FOUND,
     UnknownRunError: HTTPStatus.NOT_FOUND,
     InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
 }
-# PostgreSQL takes no text with a NUL, which no name has.
+# PostgreSQL refuses a text with NUL, and no name contains one.
 NAME = r"{name:[^/\x00]+}"
 _OBJECT = TypeAdapter(dict[str, Any])
 
@@ -50,7 +50,7 @@ def includeme(config: Configurator) -> None:
 
 
 def flows(heartbeat: Heartbeat, request: Request) -> Response:
-    """List the flows, or make one."""
+    """List the flows, or add one."""
     if request.method == "GET":
         with heartbeat.session() as session:
             described = describe(heartbeat, session)
@@ -61,7 +61,7 @@ def flows(heartbeat: Heartbeat, request: Request) -> Response:
 
 
 def flow(heartbeat: Heartbeat, request: Request) -> Response:
-    """Show a flow, change what the body names of it, or remove it with its history."""
+    """Show a flow, change the given members of it, or remove it with its history."""
     name = request.matchdict["name"]
     if request.method == "DELETE":
         operations.remove(heartbeat, name)
@@ -76,7 +76,7 @@ def flow(heartbeat: Heartbeat, request: Request) -> Response:
 
 
 def flow_runs(heartbeat: Heartbeat, request: Request) -> Response:
-    """Run a flow now; its schedule stays."""
+    """Run a flow now. Its schedule does not change."""
     run_id = operations.run_now(heartbeat, request.matchdict["name"])
     place = request.route_path("heartbeat.run", id=run_id)
     return json_reply(HTTPStatus.ACCEPTED, _run(heartbeat, run_id), headers={"Location": place})
@@ -90,7 +90,7 @@ def run(heartbeat: Heartbeat, request: Request) -> Response:
 def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         if not request.accept.acceptable_offers(["application/json"]):
-            raise exception_response(406, detail="there is application/json alone")
+            raise exception_response(406, detail="only application/json is available")
         register(request.heartbeat)
         try:
             return view(request.heartbeat, request)
