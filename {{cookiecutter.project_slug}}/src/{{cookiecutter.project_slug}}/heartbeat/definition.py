@@ -23,7 +23,7 @@ from .json_values import json_problem
 from .schedules.between import read_between, read_zone
 from .schedules.cron import read_cron
 from .schedules.rule import Rule, next_after
-from .validation import describe_problems
+from .validation import problems_in
 
 MAX_INTEGER = 2**31 - 1  # of a column
 # The options that need an optional module: the attribute of Heartbeat that it sets, and its file.
@@ -164,7 +164,8 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
         try:
             return self.configuration.model_validate(stored)
         except ValidationError as error:
-            problems = "; ".join(describe_problems(error, stored, self.configuration))
+            found = problems_in(error, stored, self.configuration)
+            problems = "; ".join(problem.line for problem in found)
             raise ConfigurationError(
                 f"the flow's configuration does not fit: {problems}"
             ) from error

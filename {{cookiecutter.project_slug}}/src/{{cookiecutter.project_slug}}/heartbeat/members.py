@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 from sqlalchemy import Row, select
-from sqlalchemy.orm import Session
 
+from .core import Heartbeat
 from .errors import UnknownRunError
 from .models import DataFlow, DataFlowRun, table_of
 from .models.stored import show
@@ -105,9 +105,10 @@ def run_members(row: Row[Any]) -> RunMembers:
     return RunMembers(**values, error=error)
 
 
-def find_run(session: Session, run_id: int) -> RunMembers:
+def find_run(heartbeat: Heartbeat, run_id: int) -> RunMembers:
     """Return the members of a run. Raises UnknownRunError."""
-    row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
+    with heartbeat.session() as session:
+        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
     if row is None:
         raise UnknownRunError(run_id)
     return run_members(row)

@@ -14,7 +14,7 @@ from .definition import FlowDefinition
 from .errors import DeclarationError, NameConflictError
 from .handlers import Handler
 from .redaction import error_text
-from .validation import describe_problems
+from .validation import problems_in
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 Duration = str | int | timedelta
@@ -131,7 +131,8 @@ def _define(config: Configurator, function: Handler, options: FlowOptions) -> Fl
         given |= {"function": function, "place": place}
         return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
     except ValidationError as error:
-        problems, cause = [*describe_problems(error, given, FlowDefinition, "option")], error
+        found = problems_in(error, given, FlowDefinition, "option")
+        problems, cause = [problem.line for problem in found], error
     except Exception as error:  # noqa: BLE001 - scan would ignore some, and none has the place
         problems, cause = [f"cannot be declared: {error_text(error)}"], error
     name = f"flow {given['name']!r}" if isinstance(given["name"], str) else "flow"

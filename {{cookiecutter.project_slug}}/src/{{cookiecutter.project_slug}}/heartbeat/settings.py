@@ -16,7 +16,7 @@ from .errors import SettingsError
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
 from .security.weakness import weakness
-from .validation import describe_problems
+from .validation import problems_in
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
@@ -102,7 +102,8 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            problems += describe_problems(error, given, cls, "setting", PREFIX)
+            found = problems_in(error, given, cls, "setting", PREFIX)
+            problems += (problem.line for problem in found)
         if problems:
             raise SettingsError("\n".join(problems))
         return settings

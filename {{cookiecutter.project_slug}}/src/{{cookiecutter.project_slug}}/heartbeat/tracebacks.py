@@ -7,7 +7,6 @@ class may define in any way, and follows every cause and every member of a group
 import linecache
 import os
 import stat
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from textwrap import indent
@@ -139,20 +138,18 @@ def _message_of(error: BaseException, clip: Clip, limit: int) -> str:
 
 
 def _frames_of(error: BaseException, clip: Clip) -> Iterator[str]:
+    traces: list[TracebackType] = []
     trace: TracebackType | None = _own(error, "__traceback__")
-    first: list[TracebackType] = []
-    last: deque[TracebackType] = deque(maxlen=LAST_FRAMES)
-    count = 0
     while trace is not None:
-        (first if count < FIRST_FRAMES else last).append(trace)
+        traces.append(trace)
         trace = trace.tb_next
-        count += 1
-    if count:
+    if traces:
         yield "Traceback (most recent call last):\n"
-    yield from (_format_frame(each, clip) for each in first)
-    if count > len(first) + len(last):
-        yield f"  ({count - len(first) - len(last)} frames in between are left out)\n"
-    yield from (_format_frame(each, clip) for each in last)
+    last = max(FIRST_FRAMES, len(traces) - LAST_FRAMES)
+    yield from (_format_frame(each, clip) for each in traces[:FIRST_FRAMES])
+    if last > FIRST_FRAMES:
+        yield f"  ({last - FIRST_FRAMES} frames in between are left out)\n"
+    yield from (_format_frame(each, clip) for each in traces[last:])
 
 
 def _format_frame(trace: TracebackType, clip: Clip) -> str:

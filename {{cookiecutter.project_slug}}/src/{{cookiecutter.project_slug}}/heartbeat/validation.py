@@ -6,6 +6,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from .errors import InputError
 from .redaction import redact
@@ -16,15 +17,15 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class InputProblem(NamedTuple):
-    """A problem of an input. Neither text holds a secret, or the userinfo of a URL.
+    """A problem of an input. It contains neither a secret nor the userinfo of a URL.
 
     field: such as "configuration.limit"; empty for a problem of several fields together.
-    value: the field's value as Python writes it; empty where there is none.
+    line: name, value, reason and a valid example, in one line.
     """
 
     field: str
-    value: str
     reason: str
+    line: str
 
 
 def problems_in(
@@ -36,39 +37,24 @@ def problems_in(
 ) -> Iterator[InputProblem]:
     """Yield the problems that pydantic has found in `given`, the input of a model.
 
-    kind: the word for a field of the model. prefix: the beginning of the name of each.
+    kind: the word for a field of the model. prefix: the beginning of the name of each in `line`.
     """
     for found in error.errors(include_url=False, include_context=False):
         field = ".".join(map(str, found["loc"]))
         known = model.model_fields.get(field.partition(".")[0])
-        # The input of an error may be the result of our own validators.
-        value = _value(given.get(field, found["input"]))
-        reason = found["msg"].removeprefix("Value error, ")
+        reason = redact(found["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
         if found["type"] == "extra_forbidden":
-            value = ""
             reason = f"there is no such {kind}{_nearest_field(field, model, prefix)}"
-        elif not field or found["type"] == "missing":
-            value = ""
-        elif known and "Secret" in str(known.annotation):
-            value = "(not shown)"
-        yield InputProblem(prefix + field, value, redact(reason, limit=2 * LONGEST_VALUE))
-
-
-def describe_problems(
-    error: ValidationError,
-    given: Mapping[str, Any],
-    model: type[BaseModel],
-    kind: str = "field",
-    prefix: str = "",
-) -> Iterator[str]:
-    """Yield a line for each of `problems_in`: name, value, reason and a valid example."""
-    for field, value, reason in problems_in(error, given, model, kind, prefix):
-        known = model.model_fields.get(field.removeprefix(prefix))
-        name = f"{field} is {value}" if value else field
-        line = f"{name}: {reason}" if field != prefix else reason
-        if known and known.examples:
-            line += f"; valid is, for example, {known.examples[0]}"
-        yield line.replace("\n", " ")
+            line = f"{prefix}{field}: {reason}"
+        elif not field:
+            line = reason
+        elif found["type"] == "missing":
+            line = f"{prefix}{field}: {reason}{_example(known)}"
+        else:
+            # The input of an error may be the result of our own validators.
+            value = _shown(given.get(field, found["input"]), known)
+            line = f"{prefix}{field} is {value}: {reason}{_example(known)}"
+        yield InputProblem(field, reason, line.replace("\n", " "))
 
 
 def validate_input(model: type[_Model], given: Mapping[str, Any], *place: str) -> _Model:
@@ -77,8 +63,8 @@ def validate_input(model: type[_Model], given: Mapping[str, Any], *place: str) -
         return model.model_validate(given)
     except ValidationError as error:
         reasons = defaultdict[str, list[str]](list)
-        for field, _value, reason in problems_in(error, given, model):
-            reasons[".".join(filter(None, (*place, field)))].append(reason)
+        for problem in problems_in(error, given, model):
+            reasons[".".join(filter(None, (*place, problem.field)))].append(problem.reason)
         raise InputError(reasons) from error
 
 
@@ -96,8 +82,14 @@ def _nearest_field(name: str, model: type[BaseModel], prefix: str) -> str:
     return ""
 
 
-def _value(given: Any) -> str:
+def _example(field: FieldInfo | None) -> str:
+    return f"; valid is, for example, {field.examples[0]}" if field and field.examples else ""
+
+
+def _shown(value: Any, field: FieldInfo | None) -> str:
+    if field and "Secret" in str(field.annotation):
+        return "(not shown)"
     try:
-        return redact(repr(given), limit=LONGEST_VALUE)
+        return redact(repr(value), limit=LONGEST_VALUE)
     except Exception:  # noqa: BLE001 - any class may be given; its problem is reported anyway
-        return f"a {type(given).__name__}"
+        return f"a {type(value).__name__}"

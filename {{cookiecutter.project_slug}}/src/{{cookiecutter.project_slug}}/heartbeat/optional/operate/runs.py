@@ -41,7 +41,7 @@ def runs(
 ) -> None:
     """Show the history of runs, newest first, or the run ID in detail."""
     if run_id is not None:
-        _show_run(_find(heartbeat, run_id), as_json=as_json)
+        _show_run(find_run(heartbeat, run_id), as_json=as_json)
         return
     statement = RUNS.order_by(DataFlowRun.id.desc()).limit(limit)
     if status:
@@ -68,18 +68,13 @@ def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
     """
     claimed = claim_now(heartbeat, name)
     status = execute(heartbeat, claimed)
-    ended = _find(heartbeat, claimed.id)
+    ended = find_run(heartbeat, claimed.id)
     if as_json:
         print_json(ended)
     else:
         print_table("run", [_as_line(ended)])
     if status is not RunStatus.SUCCESS:
         raise SystemExit(1)
-
-
-def _find(heartbeat: Heartbeat, run_id: int) -> RunMembers:
-    with heartbeat.session() as session:
-        return find_run(session, run_id)
 
 
 def _show_run(run: RunMembers, *, as_json: bool) -> None:

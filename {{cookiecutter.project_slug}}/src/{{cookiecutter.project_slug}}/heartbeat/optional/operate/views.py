@@ -19,7 +19,7 @@ from ...errors import (
     UnknownRunError,
 )
 from ...json_values import MAX_JSON_DEPTH
-from ...members import RunMembers, find_run
+from ...members import find_run
 from ...runs.register import register
 from ...security.policy import OPERATE
 from ...views.guard import add_guarded_view
@@ -79,12 +79,12 @@ def flow_runs(heartbeat: Heartbeat, request: Request) -> Response:
     """Run a flow now. Its schedule does not change."""
     run_id = operations.run_now(heartbeat, request.matchdict["name"])
     place = request.route_path("heartbeat.run", id=run_id)
-    return json_reply(HTTPStatus.ACCEPTED, _run(heartbeat, run_id), headers={"Location": place})
+    return json_reply(HTTPStatus.ACCEPTED, find_run(heartbeat, run_id), headers={"Location": place})
 
 
 def run(heartbeat: Heartbeat, request: Request) -> Response:
     """Show a run."""
-    return json_reply(HTTPStatus.OK, _run(heartbeat, int(request.matchdict["id"])))
+    return json_reply(HTTPStatus.OK, find_run(heartbeat, int(request.matchdict["id"])))
 
 
 def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Request], Response]:
@@ -120,8 +120,3 @@ def _body(request: Request) -> dict[str, Any]:
 
 def _pause_reason(request: Request) -> str:
     return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
-
-
-def _run(heartbeat: Heartbeat, run_id: int) -> RunMembers:
-    with heartbeat.session() as session:
-        return find_run(session, run_id)
