@@ -104,7 +104,8 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
     declared twice, even on different levels of inclusion.
     """
     definition = _define(config, function, options)
-    name, heartbeat = definition.name, config.registry["heartbeat"]
+    name = definition.name
+    heartbeat = config.registry["heartbeat"]
     known = config.registry["heartbeat.declared"].setdefault(name, definition)
     if known != definition:
         raise NameConflictError(
@@ -125,17 +126,18 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
 def _define(config: Configurator, function: Handler, options: FlowOptions) -> FlowDefinition:
     place = f"{config.action_info.file}, line {config.action_info.line}"
     given = {"name": getattr(function, "__name__", None), **options}
-    cause: Exception
     try:
         given.setdefault("description", (inspect.getdoc(function) or "").partition("\n")[0])
         given |= {"function": function, "place": place}
         return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
     except ValidationError as error:
         found = problems_in(error, given, FlowDefinition, "option")
-        problems, cause = [problem.line for problem in found], error
-    except Exception as error:  # noqa: BLE001 - scan would ignore some, and none has the place
-        problems, cause = [f"cannot be declared: {error_text(error)}"], error
-    name = f"flow {given['name']!r}" if isinstance(given["name"], str) else "flow"
-    raise DeclarationError(
-        "\n".join(f"{place}: {name}: {problem}" for problem in problems)
-    ) from cause
+        raise _invalid(place, given["name"], [problem.line for problem in found]) from error
+    except Exception as error:  # a scan ignores some of them, and none has the place
+        problem = f"cannot be declared: {error_text(error)}"
+        raise _invalid(place, given["name"], [problem]) from error
+
+
+def _invalid(place: str, name: object, problems: list[str]) -> DeclarationError:
+    flow_name = f"flow {name!r}" if isinstance(name, str) else "flow"
+    return DeclarationError("\n".join(f"{place}: {flow_name}: {line}" for line in problems))

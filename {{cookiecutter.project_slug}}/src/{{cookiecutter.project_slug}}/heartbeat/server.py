@@ -181,7 +181,8 @@ def _end_in_order(web_threads: ThreadedTaskDispatcher, deadline: float) -> None:
 
 
 def _drain(heartbeat: Heartbeat) -> None:
-    executor, grace = heartbeat.executor, heartbeat.settings.shutdown_grace
+    executor = heartbeat.executor
+    grace = heartbeat.settings.shutdown_grace
     runs = executor.stop()
     log.info("stopping: %d running flows have %d s to end", len(runs), grace)
     executor.wait_until_idle(grace)

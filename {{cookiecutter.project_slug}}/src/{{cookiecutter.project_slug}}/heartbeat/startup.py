@@ -86,10 +86,11 @@ def _is_ours(module: str | None) -> bool:
 
 def _frames(error: BaseException) -> list[tuple[str, bool]]:
     """Return the places of an error, innermost last, and whether each is the project's own code."""
-    frames, trace = list[tuple[str, bool]](), error.__traceback__
+    frames: list[tuple[str, bool]] = []
+    trace = error.__traceback__
     while trace is not None:
-        frame = trace.tb_frame
-        file, module = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
+        file = trace.tb_frame.f_code.co_filename
+        module = trace.tb_frame.f_globals.get("__name__", "")
         # An installed project is a library too, known by its name.
         is_ours = _is_ours(module) or not file.startswith(_LIBRARIES)
         frames.append((f"{file}, line {trace.tb_lineno}", is_ours and module != "__main__"))

@@ -69,7 +69,8 @@ def times_of(expression: str, zone: str, day: date) -> list[datetime]:
     A day starts when local time first reaches its midnight, so each moment belongs to one day, also
     where local time is set past midnight: ahead, over a whole day as in Apia in 2011, or back.
     """
-    cron, there = read_cron(expression), read_zone(zone)
+    cron = read_cron(expression)
+    there = read_zone(zone)
     # A time that is left out belongs to the day that it is moved to.
     days = [that for that in (day - 2 * DAY, day - DAY, day) if cron.includes(that)]
     if not days:

@@ -147,7 +147,8 @@ def _cron_slots(rule: Rule, moment: datetime) -> Iterator[datetime]:
 
 
 def _grid_slots(rule: Rule, moment: datetime, grid: datetime | None) -> Iterator[datetime]:
-    step, last = timedelta(seconds=rule.every or 0), moment
+    step = timedelta(seconds=rule.every or 0)
+    last = moment
     slot = moment - (moment - (grid or moment)) % step
     while LAST_SLOT - slot > step:
         slot += step

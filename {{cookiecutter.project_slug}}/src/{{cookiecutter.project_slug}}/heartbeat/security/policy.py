@@ -68,7 +68,8 @@ class HeartbeatSecurityPolicy:
 def identify(request: Request) -> Caller:
     """Return the caller of a request, from its address and its token."""
     heartbeat = request.heartbeat
-    headers, trusted = request.headers, heartbeat.settings.trusted_proxies or ()
+    headers = request.headers
+    trusted = heartbeat.settings.trusted_proxies or ()
     address = client_address(request.remote_addr, headers.get("X-Forwarded-For"), trusted)
     presented = presented_token(headers.get("Authorization"), headers.get("X-Heartbeat-Token"))
     if not _token_in_query(request, heartbeat) and presented is not None:

@@ -29,6 +29,6 @@ def unavailable(detail: str) -> Response:
 
 def json_reply(status: HTTPStatus, body: object, headers: dict[str, str] | None = None) -> Response:
     """Return members, or a mapping, as a JSON response that no cache stores."""
-    every = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
+    sent = {"Content-Type": "application/json", "Cache-Control": "no-store", **(headers or {})}
     text = json.dumps(body, default=as_json) + "\n"
-    return Response(text.encode(), status.value, [*every.items()])
+    return Response(text.encode(), status.value, [*sent.items()])

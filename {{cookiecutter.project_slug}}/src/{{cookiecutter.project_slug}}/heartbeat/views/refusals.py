@@ -62,8 +62,8 @@ def _refuse_token(request: Request, caller: Caller) -> Response:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
     throttle = request.registry.get("heartbeat.throttle")
     if throttle and (seconds := throttle(caller.address)):
-        detail, headers = "too many calls without a valid token", {"Retry-After": str(seconds)}
-        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers)
+        detail = "too many calls without a valid token"
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
     detail = "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL"
     return problem(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
@@ -101,8 +101,8 @@ def _check_csrf(request: Request) -> None:
         if hasattr(request, "session"):
             raise
         detail = (
-            "this application has neither a session factory nor a CSRF storage policy, so it "
-            "accepts no changes from a browser: send the operators' token in a header"
+            "this application has no session factory and no CSRF storage policy, so it accepts "
+            "no changes from a browser: send the operators' token in a header"
         )
         raise exception_response(403, detail=detail) from error
 

@@ -57,7 +57,8 @@ def _engine() -> Finding:
 def _secrets(heartbeat: Heartbeat, _config: str) -> Iterator[Finding]:
     roles = {"scheduler": heartbeat.tokens, "operator": heartbeat.operator_tokens}
     for role, tokens in roles.items():
-        file, valid = tokens.file, tokens.all()
+        valid = tokens.all()  # sets tokens.problem
+        file = tokens.file
         if tokens.problem:
             yield False, f"{file}: {tokens.problem}"
         elif file and file.exists() and file.stat().st_mode & 0o077:

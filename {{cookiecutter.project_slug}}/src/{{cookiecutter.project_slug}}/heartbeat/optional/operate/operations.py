@@ -104,7 +104,8 @@ def change(
     validate_input(FlowChange, given)  # before anything is locked
 
     def step(session: Session) -> DataFlow:
-        flow, merged = lock_flow(session, heartbeat, name), dict(given)
+        flow = lock_flow(session, heartbeat, name)
+        merged = dict(given)
         if values:
             require_readable(flow)
             merged["configuration"] = {**(flow.configuration or {}), **values}
@@ -175,12 +176,14 @@ def _apply(
     session: Session, heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, pause_reason: str
 ) -> DataFlow:
     """Write the given fields of `wanted` to a flow. Raises InputError, or NameTakenError."""
-    named, now = wanted.model_fields_set, heartbeat.clock.now()
+    named = wanted.model_fields_set
+    now = heartbeat.clock.now()
     for field in named & {"name", "configuration"}:
         setattr(flow, field, getattr(wanted, field))
     if "configuration" in named and flow.handler in heartbeat.flows:
         check_configuration(heartbeat.flows[flow.handler], flow)
-    flow.updated_at, name = now, flow.name
+    flow.updated_at = now
+    name = flow.name  # not readable after a failed flush
     try:
         _set_schedule(heartbeat, flow, wanted, now)
         if "enabled" in named:

@@ -41,7 +41,9 @@ class PruneProgress(NamedTuple):
 
 def includeme(config: Configurator) -> None:
     """Prune step by step after each beat until all flows were visited; again after a pause."""
-    progress, next_at, pruning_lock = PruneProgress(more=False), 0.0, threading.Lock()
+    progress = PruneProgress(more=False)
+    next_at = 0.0
+    pruning_lock = threading.Lock()
 
     def chore(heartbeat: Heartbeat) -> None:
         nonlocal progress, next_at
@@ -51,7 +53,8 @@ def includeme(config: Configurator) -> None:
         try:
             now = heartbeat.clock.monotonic()
             if not progress.more and now >= next_at:
-                progress, next_at = PruneProgress(), now + PAUSE
+                progress = PruneProgress()
+                next_at = now + PAUSE
             if progress.more:
                 progress = prune(heartbeat, progress, wait=False)
         finally:
@@ -78,12 +81,14 @@ def prune(heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool) -> Prune
 def _step(
     session: Session, heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool
 ) -> PruneProgress:
-    now, keep_runs = heartbeat.clock.now(), heartbeat.settings.keep_runs
+    now = heartbeat.clock.now()
+    keep_runs = heartbeat.settings.keep_runs
     too_old = now - timedelta(days=heartbeat.settings.keep_days)
     columns = (DataFlow.id, DataFlow.handler, DataFlow.last_run_at, _has_old(keep_runs, too_old))
     next_flows = select(*columns).where(DataFlow.id > progress.after).order_by(DataFlow.id)
     flows = session.execute(next_flows.limit(FLOWS)).all()
-    after, runs = progress.after, list[int]()
+    after = progress.after
+    runs: list[int] = []
     for after, _handler, last_run_at, has_old in flows:
         if has_old:
             old_runs = _old_runs(after, keep_runs, too_old)
