@@ -222,7 +222,7 @@ def heartbeat_commands() -> set[str]:
             for node in ast.walk(ast.parse(source)):
                 if isinstance(node, ast.FunctionDef):
                     made = {ast.unparse(each).partition("(")[0] for each in node.decorator_list}
-                    if made & {"click.command", "click.group", "command", "on_flow"}:
+                    if made & {"click.command", "click.group", "command", "flow_command"}:
                         found.add(node.name)
     return found
 

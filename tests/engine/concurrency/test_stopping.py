@@ -148,7 +148,7 @@ def test_a_run_that_does_not_end_is_interrupted(
     assert "shutdown_grace" in (run.error_message or "")
     assert dbsession.scalars(select(DataFlow.last_run_status)).one() == "failed"
     assert written(dbsession) == []
-    assert "what a run has started may outlive this process" in server.log()
+    assert "child processes of runs may outlive this process" in server.log()
     assert (folder / "at exit").exists()
 
 

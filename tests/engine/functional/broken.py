@@ -1,4 +1,4 @@
-"""What tests of broken rows share: values that each database stores and nobody can read."""
+"""Helpers of the tests of broken rows: values that a database stores and no one can read."""
 
 from collections.abc import Collection
 from typing import Any
@@ -131,7 +131,7 @@ class Rig:
 
 
 def broken(run: Run) -> dict[str, Any]:
-    """Count birds, by a row that somebody breaks."""
+    """Count birds, by a row that a test breaks."""
     return count(run)
 
 

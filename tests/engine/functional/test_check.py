@@ -72,7 +72,7 @@ def test_all_is_in_order(check: Check) -> None:
         assert any(words in line for line in lines), words
 
 
-def test_faults_of_settings_are_told_all_and_nothing_is_started(check: Check) -> None:
+def test_all_problems_of_settings_are_reported_and_nothing_is_started(check: Check) -> None:
     result = check(workers="none", waits="5s")
 
     assert result.exit_code == 1
@@ -184,13 +184,13 @@ def test_files_that_are_no_part_of_the_engine_do_not_count(copy: Path) -> None:
     assert changed_in(copy) == []
 
 
-def test_an_engine_without_its_manifest_says_so(copy: Path) -> None:
+def test_an_engine_without_its_manifest_is_reported(copy: Path) -> None:
     (copy / "MANIFEST").unlink()
 
     assert changed_in(copy) == ["MANIFEST"]
 
 
-def test_check_tells_what_is_in_order(command: Command) -> None:
+def test_check_reports_what_is_in_order(command: Command) -> None:
     command("beat")
 
     result = command("check")
@@ -213,7 +213,7 @@ def test_check_of_a_database_that_is_not_migrated_exits_with_1_and_one_clear_lin
     assert "run `heartbeat migrate`" in wrong
 
 
-def test_check_of_a_flow_without_a_handler_exits_with_1_and_names_the_mend(
+def test_check_of_a_flow_without_a_handler_exits_with_1_and_names_the_solution(
     command: Command, dbsession: Session
 ) -> None:
     dbsession.add(data_flow(name="stray"))
@@ -224,8 +224,8 @@ def test_check_of_a_flow_without_a_handler_exits_with_1_and_names_the_mend(
     [wrong] = [line for line in result.output.splitlines() if line.startswith("wrong ")]
     assert result.exit_code == 1
     assert "flow 'stray' needs the handler " in wrong
-    mends = ("fix its declaration in flows/", "deletes it and its history")
-    assert wrong.index(mends[0]) < wrong.index("`heartbeat remove stray`") < wrong.index(mends[1])
+    fixes = ("fix its declaration in flows/", "deletes it and its history")
+    assert wrong.index(fixes[0]) < wrong.index("`heartbeat remove stray`") < wrong.index(fixes[1])
 
 
 def test_check_writes_nothing(command: Command, dbsession: Session) -> None:

@@ -37,7 +37,7 @@ def printed(result: Any) -> Any:
 @pytest.mark.parametrize(
     "text", [b"", b"[app:other]\nuse = egg:pyramid\n", b"x", b"\xff", b"[app:main]\nuse = a%b"]
 )
-def test_an_ini_file_that_cannot_be_used_is_told_in_one_line(
+def test_an_ini_file_that_cannot_be_used_is_reported_in_one_line(
     tmp_path: Path, name: str, text: bytes
 ) -> None:
     ini_file = tmp_path / "broken.ini"
@@ -51,7 +51,7 @@ def test_an_ini_file_that_cannot_be_used_is_told_in_one_line(
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_missing_ini_file_is_named_with_the_mend(name: str, tmp_path: Path) -> None:
+def test_a_missing_ini_file_is_named_with_the_solution(name: str, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.ini")
 
     result = CliRunner().invoke(main, [name, *NAMED.get(name, []), "-c", missing])
@@ -76,7 +76,9 @@ def test_the_ini_file_is_named_by_the_environment_too(
 
 # `migrate` reads no flow.
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "migrate"])
-def test_a_declaration_that_cannot_work_is_told_in_one_line(name: str, command: Command) -> None:
+def test_a_declaration_that_cannot_work_is_reported_in_one_line(
+    name: str, command: Command
+) -> None:
     result = command(name, *NAMED.get(name, []), flows="good wrong")
 
     [line] = result.stderr.splitlines()
@@ -86,28 +88,28 @@ def test_a_declaration_that_cannot_work_is_told_in_one_line(name: str, command: 
     assert "every is '5 minutes'" in line
 
 
-def test_an_error_that_nobody_expects_is_one_line_with_its_place(
+def test_an_unexpected_error_is_one_line_with_its_place(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_report: object) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
         message = "postgresql://joe:hunter2@db\nbroke"
         raise ValueError(message)
 
     # The command hides the name of its module.
-    monkeypatch.setattr(sys.modules[f"{heartbeat.__name__}.cli.beat"], "reply", fail)
+    monkeypatch.setattr(sys.modules[f"{heartbeat.__name__}.cli.beat"], "run_beat", fail)
 
     result = command("beat", "--json")
 
     [line] = result.stderr.splitlines()
     assert result.exit_code == 1
     place = f"Error: {__file__}, line {fail.__code__.co_firstlineno + 2}: "
-    told = "ValueError: postgresql://***@db broke (--debug shows the traceback)"
-    assert line == place + told
+    reported = "ValueError: postgresql://***@db broke (--debug shows the traceback)"
+    assert line == place + reported
 
 
 # `migrate` reads no setting but the database.
 @pytest.mark.parametrize("name", [name for name in COMMANDS if name != "migrate"])
-def test_a_wrong_setting_is_told_in_words_and_not_by_a_traceback(
+def test_a_wrong_setting_is_reported_in_words_and_not_by_a_traceback(
     name: str, command: Command
 ) -> None:
     result = command(name, *NAMED.get(name, []), **{"heartbeat.workers": "many"})
@@ -118,7 +120,7 @@ def test_a_wrong_setting_is_told_in_words_and_not_by_a_traceback(
 
 
 @pytest.mark.parametrize("name", WORKING)
-def test_a_database_that_is_not_migrated_is_told_with_the_command(
+def test_a_database_that_is_not_migrated_is_reported_with_the_command(
     name: str, command: Command, fresh_database: Path
 ) -> None:
     result = command(name, *NAMED.get(name, []))
@@ -131,7 +133,7 @@ def test_a_database_that_is_not_migrated_is_told_with_the_command(
 
 
 @pytest.mark.parametrize("name", WORKING)
-def test_a_database_that_cannot_be_reached_is_told_with_the_mend(
+def test_a_database_that_cannot_be_reached_is_reported_with_the_solution(
     name: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'no-folder' / 'app.sqlite'}")

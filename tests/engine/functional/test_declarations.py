@@ -189,8 +189,8 @@ def test_a_stored_configuration_that_does_not_fit_fails_the_run_with_errors_by_f
 
     run = dbsession.scalars(select(DataFlowRun)).one()
     assert (run.status, run.error_type) == ("failed", "ConfigurationError")
-    told = "region is 5: Input should be a valid string; limit is 'many': "
-    assert told in str(run.error_message)
+    reported = "region is 5: Input should be a valid string; limit is 'many': "
+    assert reported in str(run.error_message)
 
 
 # ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Who may call the heartbeat, and what everybody else is told."""
+"""The callers that may beat, and the replies to all others."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -157,7 +157,7 @@ def test_any_other_bytes_in_a_header_are_refused(
     assert response.json["error"] == "Unauthorized"
 
 
-def test_a_refusal_for_want_of_a_token_is_a_problem_that_says_how_to_send_one(
+def test_a_refusal_without_a_token_is_a_problem_that_states_how_to_send_one(
     make_app: MakeApp,
 ) -> None:
     response = make_app().post("/heartbeat", status=401)
@@ -204,7 +204,7 @@ def test_a_refusal_is_logged_without_the_secret(
 
 
 @pytest.mark.parametrize("content", [None, "", "\n \n", "\x00\xff"])
-def test_without_any_token_the_door_says_how_to_set_one_up(
+def test_without_any_token_the_door_states_how_to_set_one_up(
     make_app: MakeApp, tmp_path: Path, content: str | None
 ) -> None:
     file = tmp_path / "beat.token"
@@ -256,7 +256,7 @@ def test_the_door_opens_when_a_missing_token_file_appears(
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_other_methods_are_told_which_one_works(make_app: MakeApp, method: str) -> None:
+def test_other_methods_name_the_one_that_works(make_app: MakeApp, method: str) -> None:
     app = make_app()
 
     response = app.request("/heartbeat", method=method, headers=bearer(TOKEN), status=405)
@@ -330,7 +330,7 @@ def test_the_reply_has_these_members_and_no_others(
     assert len(response.body) < 1024
 
 
-def test_the_row_of_a_beat_says_what_its_reply_said(
+def test_the_row_of_a_beat_states_what_its_reply_said(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
     def fail(_run: object) -> None:
@@ -344,7 +344,7 @@ def test_the_row_of_a_beat_says_what_its_reply_said(
 
 
 # ---------------------------------------------------------------------------------------------
-# Faults
+# Problems
 
 
 @pytest.fixture
@@ -358,7 +358,7 @@ def elsewhere(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> Callable[[s
     return make
 
 
-def test_a_database_that_is_missing_is_told_with_the_mend(
+def test_a_database_that_is_missing_is_reported_with_the_solution(
     elsewhere: Callable[[str], TestApp], database_url: str, tmp_path: Path, post: Post
 ) -> None:
     url = make_url(database_url).set(
@@ -379,7 +379,7 @@ def test_a_database_that_is_missing_is_told_with_the_mend(
     assert "sqlalchemy.url or DATABASE_URL" in response.json["detail"]
 
 
-def test_a_database_that_is_not_migrated_is_told_with_the_command(
+def test_a_database_that_is_not_migrated_is_reported_with_the_command(
     elsewhere: Callable[[str], TestApp], tmp_path: Path, post: Post
 ) -> None:
     app = elsewhere(f"sqlite:///{tmp_path / 'fresh.sqlite'}")
@@ -401,7 +401,7 @@ def test_a_database_is_used_as_soon_as_it_is_migrated(
     assert post(app, status=200).json["flows_due"] == 1
 
 
-def test_a_fault_of_the_database_is_told_without_sql_and_values(
+def test_a_problem_of_the_database_is_reported_without_sql_and_values(
     elsewhere: Callable[[str], TestApp],
     tmp_path: Path,
     post: Post,
@@ -424,7 +424,7 @@ def test_a_fault_of_the_database_is_told_without_sql_and_values(
     assert TOKEN not in caplog.text
 
 
-def test_a_fault_of_the_program_is_told_without_its_words(
+def test_a_problem_of_the_program_is_reported_without_its_words(
     make_app: MakeApp, clock: FakeClock, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stopped() -> float:
@@ -441,7 +441,7 @@ def test_a_fault_of_the_program_is_told_without_its_words(
     assert TOKEN not in response.text
 
 
-def test_a_server_that_was_away_for_a_moment_is_told_to_be_called_again(
+def test_a_server_that_was_away_for_a_moment_is_answered_with_call_again(
     make_app: MakeApp, post: Post
 ) -> None:
     app = make_app()
@@ -464,7 +464,7 @@ def test_a_server_that_was_away_for_a_moment_is_told_to_be_called_again(
     post(app, status=200)
 
 
-def test_a_broken_database_file_is_told_as_one(
+def test_a_broken_database_file_is_reported_as_one(
     elsewhere: Callable[[str], TestApp], tmp_path: Path, post: Post
 ) -> None:
     file = tmp_path / "broken.sqlite"

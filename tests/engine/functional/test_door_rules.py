@@ -1,4 +1,4 @@
-"""In which order calls are refused, who is told to wait, and what a caller may prefer."""
+"""The order of refusals, the throttle, and the preferences of a caller."""
 
 import threading
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_refusals_are_decided_in_the_order_of_the_contract(
         assert response.json["error"] == REASONS[response.status_int]
         return int(response.status_int)
 
-    # Each request has all the faults that come later as well.
+    # Each request has all the problems that come later as well.
     assert refused("/heartbeat", "PUT", elsewhere, **WRONG) == 405
     assert refused("/heartbeat", "POST", elsewhere, **WRONG) == 403
     assert refused("/heartbeat", "POST", here, **WRONG) == 503
@@ -159,7 +159,7 @@ def test_a_refusal_is_one_line_of_the_log_with_the_address(
     )
 
     lines = [line for line in caplog.messages if "192.0.2.7" in line]
-    # What is not there is told to whom may know it: no refusal.
+    # For an authorised caller, an unknown path is not a refusal.
     assert len(lines) == (0 if status == 404 else 1)
     assert TOKEN not in caplog.text
     assert "hunter2" not in caplog.text
@@ -196,7 +196,7 @@ def test_of_a_query_with_very_many_fields_none_is_compared_with_the_tokens(
     status: int,
     headers: dict[str, str],
 ) -> None:
-    # Each comparison hashes, and anybody may send a line of 256 KiB: that is for nothing then.
+    # Each comparison computes a hash, and any caller may send a line of 256 KiB.
     compared: list[str] = []
     match = Tokens.match
 
@@ -212,7 +212,7 @@ def test_of_a_query_with_very_many_fields_none_is_compared_with_the_tokens(
     assert compared.count("b") == (2 * fields if fields <= 50 else 0)
 
 
-def test_where_the_address_cannot_be_told_a_list_closes(make_app: MakeApp) -> None:
+def test_where_the_address_is_unknown_a_list_closes(make_app: MakeApp) -> None:
     nowhere = from_address("localhost")  # what a socket file has for an address
 
     make_app().post("/heartbeat", headers=BEARER, extra_environ=nowhere, status=200)
@@ -432,7 +432,7 @@ def test_the_representation_has_the_runs_of_this_beat(make_app: MakeApp) -> None
     assert post_with(app, "return=representation", 200).json["runs"] == []
 
 
-def test_what_is_not_preferred_is_not_told(make_app: MakeApp) -> None:
+def test_what_is_not_preferred_is_not_reported(make_app: MakeApp) -> None:
     response = post_with(make_app(), "return=minimal, handling=lenient", 200)
 
     assert "Preference-Applied" not in response.headers

@@ -46,7 +46,7 @@ def test_every_command_explains_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_a_wrong_setting_is_told_in_words(name: str, command: Command) -> None:
+def test_a_wrong_setting_is_reported_in_words(name: str, command: Command) -> None:
     result = command(name, *NAMED[name], **{"heartbeat.workers": "many"})
 
     assert result.exit_code == 1
@@ -113,7 +113,7 @@ def test_add_takes_cron_in_a_zone(command: Command, dbsession: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "reported"),
     [
         (["x", "--handler", "good"], "Error: every: give either every or cron"),
         (["x", "--handler", "nope", "--every", "5m"], "Error: handler: 'nope' is not registered"),
@@ -124,13 +124,13 @@ def test_add_takes_cron_in_a_zone(command: Command, dbsession: Session) -> None:
         (["good", "--handler", "good", "--every", "5m"], "Error: there is a flow 'good' already"),
     ],
 )
-def test_what_cannot_be_added_is_told_in_one_line(
-    command: Command, dbsession: Session, arguments: list[str], told: str
+def test_what_cannot_be_added_is_reported_in_one_line(
+    command: Command, dbsession: Session, arguments: list[str], reported: str
 ) -> None:
     result = command("add", *arguments)
 
     assert result.exit_code == 1
-    assert result.output.startswith(told)
+    assert result.output.startswith(reported)
     assert len(result.output.splitlines()) == 1
     assert len(dbsession.scalars(select(DataFlow.id)).all()) == 2
 
@@ -142,7 +142,7 @@ def test_a_part_of_the_configuration_needs_a_value(command: Command) -> None:
     assert "'region' is not KEY=VALUE" in result.output
 
 
-def test_rename_keeps_the_history_and_says_what_comes_back(
+def test_rename_keeps_the_history_and_states_what_comes_back(
     command: Command, dbsession: Session
 ) -> None:
     command("beat", flows="good")
@@ -156,14 +156,14 @@ def test_rename_keeps_the_history_and_says_what_comes_back(
 
 
 @pytest.mark.parametrize(
-    ("new", "told"), [("bad", "there is a flow 'bad' already"), ("a/b", "name: String should")]
+    ("new", "reported"), [("bad", "there is a flow 'bad' already"), ("a/b", "name: String should")]
 )
-def test_a_name_that_cannot_be_is_one_clear_line(command: Command, new: str, told: str) -> None:
+def test_an_invalid_name_is_one_clear_line(command: Command, new: str, reported: str) -> None:
     result = command("rename", "good", new)
 
     assert result.exit_code == 1
     [line] = result.output.splitlines()
-    assert line.startswith(f"Error: {told}")
+    assert line.startswith(f"Error: {reported}")
 
 
 # ---------------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_remove_takes_a_flow_and_its_history(command: Command, dbsession: Sessio
     assert [run.data_flow.name for run in dbsession.scalars(select(DataFlowRun))] == ["bad"]
 
 
-def test_remove_says_when_the_flow_is_still_declared(command: Command) -> None:
+def test_remove_states_when_the_flow_is_still_declared(command: Command) -> None:
     result = command("remove", "good")
 
     assert result.exit_code == 0
@@ -270,7 +270,7 @@ def test_reset_of_what_no_code_declares_is_one_clear_line(command: Command) -> N
 # why
 
 
-def test_why_tells_people_the_slots_in_both_clocks(command: Command, dbsession: Session) -> None:
+def test_why_shows_people_the_slots_in_both_clocks(command: Command, dbsession: Session) -> None:
     command("beat", flows="good")
     row = row_of(dbsession, "good")
     row.timezone, row.next_run_at = "Asia/Tokyo", NOON.replace(year=2226)
@@ -285,18 +285,18 @@ def test_why_tells_people_the_slots_in_both_clocks(command: Command, dbsession: 
         assert slot in result.output
 
 
-def test_why_tells_programs_the_slots_in_utc(command: Command, dbsession: Session) -> None:
+def test_why_prints_programs_the_slots_in_utc(command: Command, dbsession: Session) -> None:
     command("beat", flows="good")
     row = row_of(dbsession, "good")
     row.next_run_at = NOON.replace(year=2226)
     dbsession.commit()
 
-    told = json.loads(command("why", "good", "--json").stdout)
+    reported = json.loads(command("why", "good", "--json").stdout)
 
-    assert told["name"] == "good"
-    assert told["why"] == "Not due until 2226-03-01 12:00:00 UTC."
-    assert told["next_slots"][0] == "2226-03-01T12:00:00+00:00"
-    assert len(told["next_slots"]) == 5
+    assert reported["name"] == "good"
+    assert reported["why"] == "Not due until 2226-03-01 12:00:00 UTC."
+    assert reported["next_slots"][0] == "2226-03-01T12:00:00+00:00"
+    assert len(reported["next_slots"]) == 5
 
 
 def test_why_of_a_disabled_flow_has_no_slots(command: Command) -> None:

@@ -33,7 +33,7 @@ def test_flows_prints_all_members_as_json(command: Command, dbsession: Session) 
     assert shown["stray"]["last_run_status"] == "failed"
 
 
-def test_flows_tells_in_which_zone_cron_is_read(command: Command, dbsession: Session) -> None:
+def test_flows_prints_in_which_zone_cron_is_read(command: Command, dbsession: Session) -> None:
     zone = {"run_interval": None, "cron": "0 3 * * *", "timezone": "Europe/Berlin"}
     dbsession.add(data_flow(name="nightly", handler="good", **zone))
     dbsession.commit()
@@ -41,7 +41,7 @@ def test_flows_tells_in_which_zone_cron_is_read(command: Command, dbsession: Ses
     assert "cron 0 3 * * * Europe/Berlin" in command("flows", flows="").output
 
 
-def test_flows_says_that_there_are_none(command: Command) -> None:
+def test_flows_states_that_there_are_none(command: Command) -> None:
     result = command("flows", flows="")
 
     assert (result.exit_code, result.output) == (0, "no flows\n")

@@ -230,7 +230,7 @@ VALID = [
     row("Prefer: other digits", 200, BEARER, b"Prefer: wait=\xb2, \xff=\xfe"),
     row("Prefer: punctuation", 200, BEARER, *['Prefer: ,;="\\'] * 100),
     row("Prefer: less than nothing", 200, BEARER, "Prefer: wait=-1, wait=0x10, wait=1e9, return"),
-    row("a forwarded chain that nobody is trusted for", 200, BEARER, FORWARDED + "garbage"),
+    row("a forwarded chain without a trusted proxy", 200, BEARER, FORWARDED + "garbage"),
 ]
 
 SECRETS = (TOKEN, OPERATOR_TOKEN, HUNTER)
@@ -278,7 +278,7 @@ def test_there_are_sixty_hostile_requests_and_more() -> None:
 
 
 @pytest.mark.parametrize("row", APPLICATION, ids=str)
-def test_the_application_refuses_with_a_problem_that_nobody_keeps(door: Door, row: Row) -> None:
+def test_the_application_refuses_with_a_problem_that_no_cache_stores(door: Door, row: Row) -> None:
     before = door.counts()
 
     reply = door.send(row.request)
@@ -443,7 +443,7 @@ def test_a_chain_may_come_in_several_headers(door_behind_proxies: Door) -> None:
     assert door_behind_proxies.send(row("", 0, *other).request).status == 200
 
 
-def test_a_proxy_that_forwards_nobody_is_judged_by_its_own_address(
+def test_a_proxy_that_forwards_no_address_is_judged_by_its_own_address(
     door_behind_proxies: Door,
 ) -> None:
     assert door_behind_proxies.send(row("", 0, BEARER).request).status == 403
@@ -459,7 +459,7 @@ def test_a_proxy_that_forwards_nobody_is_judged_by_its_own_address(
     ],
     ids=["a line", "a header", "a body", "a chunk"],
 )
-def test_a_request_that_never_ends_starts_nothing_and_holds_up_nobody(
+def test_a_request_that_never_ends_starts_nothing_and_blocks_no_other(
     door: Door, beginning: bytes
 ) -> None:
     beats, runs = door.counts()

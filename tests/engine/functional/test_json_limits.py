@@ -82,14 +82,14 @@ def test_a_deeper_configuration_is_refused(
     ]
 
     for reply in replies:
-        [(_field, [told])] = reply["errors"].items()
-        assert told.endswith(f"is nested deeper than {MAX_JSON_DEPTH} levels")
+        [(_field, [reported])] = reply["errors"].items()
+        assert reported.endswith(f"is nested deeper than {MAX_JSON_DEPTH} levels")
     assert row_of(dbsession, "count").configuration == {}
     assert dbsession.scalars(select(DataFlow.name)).all() == ["count"]
 
 
 @pytest.mark.parametrize(
-    ("pair", "told"),
+    ("pair", "reported"),
     [
         ("a=" + json.dumps(nested(MAX_JSON_DEPTH)), "is nested deeper than 31 levels"),
         ("a=" + "[" * 900 + "]" * 900, "is nested deeper than 31 levels"),
@@ -102,19 +102,19 @@ def test_a_deeper_configuration_is_refused(
     ids=lambda text: text[:12].encode("ascii", "replace").decode(),
 )
 def test_the_command_refuses_the_same(
-    command: Command, dbsession: Session, pair: str, told: str
+    command: Command, dbsession: Session, pair: str, reported: str
 ) -> None:
     result = command("add", "new", "--handler", "good", "--every", "5m", "--set", pair)
 
     assert result.exit_code == 1
     assert result.output.startswith("Error: configuration: ")
-    assert told in result.output
+    assert reported in result.output
     assert "new" not in dbsession.scalars(select(DataFlow.name)).all()
 
 
 @both_entrances
 @pytest.mark.parametrize(
-    ("configuration", "told"),
+    ("configuration", "reported"),
     [
         (nested(MAX_JSON_DEPTH + 1), "is nested deeper than 31 levels"),
         (nested(50_000), "is nested deeper than 31 levels"),
@@ -128,12 +128,12 @@ def test_the_command_refuses_the_same(
     ids=["deep", "deeper", "nan", "surrogate", "set", "model", "infinity", "type"],
 )
 def test_a_declared_configuration_that_cannot_be_stored_stops_the_start(
-    make_app: MakeApp, configuration: Any, told: str
+    make_app: MakeApp, configuration: Any, reported: str
 ) -> None:
     with pytest.raises(DeclarationError) as caught:
         make_app((count, {"configuration": configuration}))
 
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
     assert "configuration is" in str(caught.value)
     assert len(str(caught.value)) < 1_500
 
@@ -145,7 +145,7 @@ def test_a_number_that_json_does_not_know_is_refused(app: TestApp, rate: str) ->
 
     reply = app.patch("/heartbeat/flows/count", body, headers=headers, status=422)
 
-    [(field, [told])] = reply.json["errors"].items()
+    [(field, [reported])] = reply.json["errors"].items()
     assert field == "configuration"
-    assert told.startswith("['rate']")
-    assert told.endswith("is not a number within the range of a double")
+    assert reported.startswith("['rate']")
+    assert reported.endswith("is not a number within the range of a double")

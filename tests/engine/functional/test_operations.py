@@ -62,7 +62,7 @@ def test_operating_needs_the_operators_token(app: TestApp, method: str, path: st
         ("DELETE", "/runs/1", "GET"),
     ],
 )
-def test_another_method_is_told_which_there_are(
+def test_another_method_names_the_allowed_ones(
     call: Call, method: str, path: str, allowed: str
 ) -> None:
     assert call(method, path, status=405).headers["Allow"] == allowed
@@ -137,9 +137,7 @@ def test_a_body_that_is_no_json_object_is_malformed(
 # Looking
 
 
-def test_flows_are_listed_by_name_with_all_that_is_told_of_them(
-    call: Call, dbsession: Session
-) -> None:
+def test_flows_are_listed_by_name_with_all_their_members(call: Call, dbsession: Session) -> None:
     dbsession.add(data_flow(name="another", handler="count"))
     dbsession.commit()
 
@@ -274,12 +272,12 @@ def test_a_name_is_given_once(call: Call) -> None:
 
 
 @pytest.mark.parametrize(
-    ("members", "faults"),
+    ("members", "problems"),
     [
         ({"handler": "os.system"}, {"handler": "'os.system' is not registered; these are: count"}),
         ({"every": None}, {"every": "give either every or cron"}),
         ({"every": "soon"}, {"every": "'soon' is not a valid interval"}),
-        ({"every": "0s", "nonsense": 1}, {"every": "'0s' is no", "nonsense": "Extra inputs"}),
+        ({"every": "0s", "nonsense": 1}, {"every": "'0s' is no", "nonsense": "no such field"}),
         ({"cron": "0 3 * * *"}, {"every": "give either every or cron"}),
         ({"cron": "0 3 * *", "every": None}, {"cron": "is not a valid cron expression"}),
         ({"cron": "0 3 * * *" + " " * 200}, {"cron": "at most 200 characters"}),
@@ -291,11 +289,11 @@ def test_a_name_is_given_once(call: Call) -> None:
         ({"name": "a/b"}, {"name": "should match pattern"}),
         ({"name": "x" * 201}, {"name": "at most 200 characters"}),
         ({"name": 7}, {"name": "valid string"}),
-        ({"run_interval": 60}, {"run_interval": "Extra inputs"}),
+        ({"run_interval": 60}, {"run_interval": "no such field"}),
     ],
 )
 def test_what_cannot_be_is_refused_by_field(
-    call: Call, dbsession: Session, members: dict[str, object], faults: dict[str, str]
+    call: Call, dbsession: Session, members: dict[str, object], problems: dict[str, str]
 ) -> None:
     call("GET", "/flows", status=200)
 
@@ -306,8 +304,8 @@ def test_what_cannot_be_is_refused_by_field(
         status=422,
     ).json
 
-    assert set(reply["errors"]) == set(faults)
-    for field, fault in faults.items():
-        [told] = reply["errors"][field]
-        assert fault in told
+    assert set(reply["errors"]) == set(problems)
+    for field, problem in problems.items():
+        [reported] = reply["errors"][field]
+        assert problem in reported
     assert dbsession.scalars(select(DataFlow.name)).all() == ["count"]

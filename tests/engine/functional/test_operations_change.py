@@ -95,7 +95,9 @@ def test_the_same_interval_again_leaves_the_grid(
     assert row_of(dbsession, "count").next_run_at == NOON + timedelta(minutes=5)
 
 
-def test_disabling_says_by_whom_and_nothing_is_due(app: TestApp, call: Call, post: Post) -> None:
+def test_disabling_records_the_reason_and_nothing_is_due(
+    app: TestApp, call: Call, post: Post
+) -> None:
     flow = call("PATCH", "/flows/count", {"enabled": False}, status=200).json
 
     assert flow["disabled_reason"] == "paused by the operator at unknown"
@@ -103,7 +105,7 @@ def test_disabling_says_by_whom_and_nothing_is_due(app: TestApp, call: Call, pos
     assert post(app).json["flows_triggered"] == 0
 
 
-def test_a_row_that_nobody_gave_a_time_to_is_enabled(call: Call, dbsession: Session) -> None:
+def test_a_row_without_a_next_time_is_enabled(call: Call, dbsession: Session) -> None:
     given = {
         "run_interval": None,
         "cron": "0 3 * * *",
@@ -127,7 +129,7 @@ def test_another_change_leaves_a_disabled_flow_disabled(call: Call) -> None:
     assert after["disabled_reason"] == before["disabled_reason"]
 
 
-def test_who_disabled_a_flow_is_told_by_address(app: TestApp) -> None:
+def test_who_disabled_a_flow_is_recorded_by_address(app: TestApp) -> None:
     flow = app.patch_json(
         "/heartbeat/flows/count",
         {"enabled": False},

@@ -1,4 +1,4 @@
-"""What history is kept, and that nobody waits while the rest is removed."""
+"""The history that is kept, and the removal of the rest, for which no other process waits."""
 
 import json
 import os
@@ -458,7 +458,7 @@ if DATABASE == "sqlite":
 else:
 
     @pytest.mark.parametrize("table", [DataFlowRun, DataFlowBeat, DataFlow])
-    def test_a_beat_passes_over_what_somebody_holds_and_removes_the_rest(
+    def test_a_beat_passes_over_locked_rows_and_removes_the_rest(
         make_app: MakeApp,
         post: Post,
         clock: FakeClock,
@@ -495,7 +495,7 @@ else:
 
 
 def kept_by_hand(runs: list[DataFlowRun], keep_days: int, keep_runs: int) -> set[str]:
-    """Return the `worker` of each run that the rule keeps, said in plain Python."""
+    """Return the `worker` of each run that the rule keeps, in plain Python."""
     newest_first = sorted(runs, key=lambda run: (run.ended_at or NOON, run.id), reverse=True)
     found = set()
     seen: Counter[tuple[int, str]] = Counter()
@@ -549,7 +549,7 @@ def test_of_any_history_exactly_that_is_left_which_the_rule_keeps(
 # heartbeat prune
 
 
-def test_the_command_removes_all_there_is_to_remove_and_says_how_much(
+def test_the_command_removes_all_there_is_to_remove_and_states_how_much(
     command: Command, history: History
 ) -> None:
     flow = idle_flow()
@@ -576,7 +576,7 @@ def test_the_command_keeps_what_the_settings_say(command: Command, history: Hist
     assert history.runs() == ["2 days ago"]
 
 
-def test_the_command_tells_a_database_that_is_not_migrated(
+def test_the_command_reports_a_database_that_is_not_migrated(
     command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'fresh.sqlite'}")

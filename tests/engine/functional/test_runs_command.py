@@ -31,7 +31,7 @@ def test_run_runs_a_flow_now_and_leaves_its_schedule(command: Command, dbsession
     assert row.data_flow.next_run_at == before
 
 
-def test_run_of_a_flow_that_fails_exits_with_1_and_tells_the_error(command: Command) -> None:
+def test_run_of_a_flow_that_fails_exits_with_1_and_reports_the_error(command: Command) -> None:
     result = command("run", "bad", "--json")
 
     run = json.loads(result.stdout)
@@ -40,7 +40,7 @@ def test_run_of_a_flow_that_fails_exits_with_1_and_tells_the_error(command: Comm
 
 
 @pytest.mark.parametrize("name", ["nope", "", "Good", "x" * 5_000, "Käuzchen 🦉", "' OR 1"])
-def test_an_unknown_flow_is_told_with_where_to_look(
+def test_an_unknown_flow_is_reported_with_where_to_look(
     command: Command, dbsession: Session, name: str
 ) -> None:
     command("beat")
@@ -52,7 +52,7 @@ def test_an_unknown_flow_is_told_with_where_to_look(
     assert len(dbsession.scalars(select(DataFlow.id)).all()) == 2
 
 
-def test_run_of_a_flow_without_a_handler_is_told_with_the_mend(
+def test_run_of_a_flow_without_a_handler_is_reported_with_the_solution(
     command: Command, dbsession: Session
 ) -> None:
     dbsession.add(data_flow(name="stray"))
@@ -126,7 +126,7 @@ def test_runs_shows_results_and_errors_to_people(command: Command) -> None:
     assert "{'rows': 3}" in result.output
 
 
-def test_runs_says_that_there_are_none(command: Command) -> None:
+def test_runs_states_that_there_are_none(command: Command) -> None:
     assert command("runs").output == "no runs\n"
     assert json.loads(command("runs", "--json").stdout) == []
 

@@ -107,13 +107,13 @@ WRONG = {
 def test_a_flow_that_cannot_be_stops_the_start_in_one_line(
     copy: Copy, program: str, wrong: str
 ) -> None:
-    source, told = WRONG[wrong]
+    source, reported = WRONG[wrong]
     copy.flow.write_text(FLOW + source + "\n")
 
     line = copy.refusal(program)
 
     assert f"{copy.flow}, line 4: " in line
-    assert told in line
+    assert reported in line
 
 
 def test_two_flows_of_one_name_stop_the_start_with_both_places(copy: Copy) -> None:
@@ -157,7 +157,7 @@ def test_a_package_that_a_flow_imports_is_named_with_its_place(copy: Copy) -> No
 
 
 @two_programs
-def test_a_production_without_the_toolbar_is_told_its_own_file(copy: Copy, program: str) -> None:
+def test_a_production_without_the_toolbar_names_its_own_file(copy: Copy, program: str) -> None:
     line = copy.refusal(program, HIDDEN="pyramid_debugtoolbar")
 
     assert "pyramid_debugtoolbar is not installed, which " in line
@@ -196,7 +196,7 @@ def test_a_missing_section_is_named(copy: Copy, program: str) -> None:
 
 
 @two_programs
-def test_all_faults_of_settings_are_told_a_line_each(copy: Copy, program: str) -> None:
+def test_all_problems_of_settings_are_reported_a_line_each(copy: Copy, program: str) -> None:
     ended = copy.start(program, HEARTBEAT_WORKERS="many", HEARTBEAT_WAIT="soon")
 
     lines = ended.stderr.splitlines()

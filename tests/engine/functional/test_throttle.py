@@ -1,4 +1,4 @@
-"""Who guesses tokens has to wait, after twenty refusals in a minute; nobody else does."""
+"""After twenty refused attempts in a minute, their address has to wait, and no other one."""
 
 import sys
 from pathlib import Path
@@ -31,16 +31,16 @@ def test_the_first_twenty_refusals_of_an_address_are_401_and_the_next_has_to_wai
 
     for _ in range(20):
         app.post("/heartbeat", headers=WRONG, extra_environ=guesser, status=401)
-    told = app.post("/heartbeat", headers=WRONG, extra_environ=guesser, status=429)
+    reported = app.post("/heartbeat", headers=WRONG, extra_environ=guesser, status=429)
 
-    assert 1 <= int(told.headers["Retry-After"]) <= 60
-    assert told.json["error"] == "Too Many Requests"
+    assert 1 <= int(reported.headers["Retry-After"]) <= 60
+    assert reported.json["error"] == "Too Many Requests"
     app.post("/heartbeat", headers=WRONG, extra_environ=neighbour, status=401)
     assert dbsession.scalars(select(DataFlowBeat)).all() == []
     app.post("/heartbeat", headers=BEARER, extra_environ=guesser, status=200)
 
 
-def test_a_valid_token_is_never_told_to_wait_and_counts_for_nothing(make_app: MakeApp) -> None:
+def test_a_valid_token_never_has_to_wait_and_counts_for_nothing(make_app: MakeApp) -> None:
     app = make_app()
 
     for _ in range(25):
@@ -49,7 +49,9 @@ def test_a_valid_token_is_never_told_to_wait_and_counts_for_nothing(make_app: Ma
         app.post("/heartbeat", headers=WRONG, status=401)
 
 
-def test_what_is_refused_before_and_after_the_token_is_not_told_to_wait(make_app: MakeApp) -> None:
+def test_what_is_refused_before_and_after_the_token_does_not_have_to_wait(
+    make_app: MakeApp,
+) -> None:
     app = make_app()
     for _ in range(20):
         app.post("/heartbeat", headers=WRONG, status=401)
@@ -83,7 +85,7 @@ def test_behind_a_proxy_each_address_waits_for_itself(tmp_path: Path) -> None:
         assert call(door, DOOR_TOKEN, "2001:db8:0:1::1:1").status == 200
 
 
-def test_without_its_package_nobody_has_to_wait(
+def test_without_its_package_no_caller_has_to_wait(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "limits"]:

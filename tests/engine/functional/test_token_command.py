@@ -139,7 +139,7 @@ def test_show_keeps_what_the_application_prints_out_of_the_token(token: Command)
     assert "welcome" in result.stderr
 
 
-def test_rotate_adds_a_token_and_says_what_to_change_where(
+def test_rotate_adds_a_token_and_states_what_to_change_where(
     token: Command, file: Path, tmp_path: Path
 ) -> None:
     tokens = Tokens(file=file)
@@ -163,7 +163,7 @@ def test_rotate_adds_a_token_and_says_what_to_change_where(
         assert f"--role beat --remove {fingerprint(old)}" in result.output
 
 
-def test_rotate_removes_the_old_token_when_told(token: Command, file: Path) -> None:
+def test_rotate_removes_the_old_token_on_request(token: Command, file: Path) -> None:
     tokens = Tokens(file=file)
     assert tokens.match(FIRST)
 
@@ -193,7 +193,7 @@ def test_the_operators_file_and_its_folder_are_made(token: Command, tmp_path: Pa
     (made,) = read_tokens(file)
     assert result.exit_code == 0, result.output
     assert made.secret not in result.output
-    assert "whoever operates this" in result.output
+    assert "give it to the operators" in result.output
     assert (mode(file), mode(file.parent)) == (0o600, 0o700)
 
 
@@ -220,11 +220,11 @@ def test_a_name_can_hold_no_second_token(token: Command, file: Path) -> None:
     assert len(read_tokens(file)) == 3
 
 
-def test_a_token_of_the_setting_is_told_of(token: Command) -> None:
+def test_a_token_of_the_setting_is_reported(token: Command) -> None:
     assert "environment or the .ini file" in token("rotate", **{"heartbeat.token": SETTING}).output
 
 
-def test_without_a_file_rotate_says_so(token: Command) -> None:
+def test_rotate_without_a_file_is_an_error(token: Command) -> None:
     result = token("rotate", **{"heartbeat.token_file": "", "heartbeat.token": SETTING})
 
     assert result.exit_code == 1

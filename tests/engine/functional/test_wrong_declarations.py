@@ -45,30 +45,30 @@ def other(_run: Run) -> None:
     ],
 )
 def test_what_is_no_interval_is_refused(make_app: MakeApp, every: object) -> None:
-    told = refusal(make_app, one, every=every)
+    reported = refusal(make_app, one, every=every)
 
-    assert "flow 'one': every is " in told
-    assert repr(every) in told
-    assert '"30s", "5m", "2h" or "1d"' in told
+    assert "flow 'one': every is " in reported
+    assert repr(every) in reported
+    assert '"30s", "5m", "2h" or "1d"' in reported
 
 
 @pytest.mark.parametrize(
     "name", ["", " ", "a/b", "a\nb", "a\0b", "a ", " a", ".", "..", ".a", "x" * 201, 5, None]
 )
 def test_what_is_no_name_is_refused(make_app: MakeApp, name: object) -> None:
-    told = refusal(make_app, functools.partial(one), name=name)
+    reported = refusal(make_app, functools.partial(one), name=name)
 
-    assert "name is " in told
-    assert 'for example, name="import_orders"' in told
+    assert "name is " in reported
+    assert 'for example, name="import_orders"' in reported
 
 
 @pytest.mark.parametrize("start", ["later", "", 5, None])
 def test_a_start_that_is_neither_now_nor_next_is_refused(make_app: MakeApp, start: object) -> None:
-    told = refusal(make_app, one, start=start)
+    reported = refusal(make_app, one, start=start)
 
-    assert f"start is {start!r}: " in told
-    assert "'now' or 'next'" in told
-    assert 'for example, start="next"' in told
+    assert f"start is {start!r}: " in reported
+    assert "'now' or 'next'" in reported
+    assert 'for example, start="next"' in reported
 
 
 def circle() -> dict[str, Any]:
@@ -103,10 +103,10 @@ class Unreadable(dict[str, object]):
 def test_a_configuration_that_is_no_json_object_is_refused(
     make_app: MakeApp, configuration: object
 ) -> None:
-    told = refusal(make_app, one, configuration=configuration)
+    reported = refusal(make_app, one, configuration=configuration)
 
-    assert "configuration is " in told
-    assert 'for example, configuration={"region": "eu"}' in told
+    assert "configuration is " in reported
+    assert 'for example, configuration={"region": "eu"}' in reported
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_an_option_is_refused_where_nothing_could_keep_it(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "reported"),
     [
         (
             {"cron": "61 * * * *"},
@@ -166,15 +166,15 @@ def test_an_option_is_refused_where_nothing_could_keep_it(
     ],
 )
 def test_what_cannot_work_is_refused_at_start(
-    make_app: MakeApp, declare: Declare, options: dict[str, Any], told: str
+    make_app: MakeApp, declare: Declare, options: dict[str, Any], reported: str
 ) -> None:
     with pytest.raises(DeclarationError, match=PLACE) as caught:
         make_app(configure=lambda config: declare(config, one, options))
 
-    assert told in str(caught.value)
+    assert reported in str(caught.value)
 
 
-def test_all_faults_of_a_declaration_are_told_together_each_with_its_place(
+def test_all_problems_of_a_declaration_are_reported_together_each_with_its_place(
     make_app: MakeApp,
 ) -> None:
     with pytest.raises(DeclarationError) as caught:

@@ -37,7 +37,7 @@ class Later:
 
 
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "reported"),
     [
         (later, "is async: declare a plain function, and use asyncio.run() inside it"),
         (later_and_later, "is async"),
@@ -51,19 +51,19 @@ class Later:
     ],
 )
 def test_what_cannot_do_its_work_when_it_is_called_is_refused(
-    make_app: MakeApp, function: Any, told: str
+    make_app: MakeApp, function: Any, reported: str
 ) -> None:
     line = refusal(make_app, function, name="work")
 
     assert "flow 'work': function is " in line
-    assert told in line
+    assert reported in line
     assert "valid is, for example, def greet(run)" in line
 
 
 def test_a_lambda_needs_a_name(make_app: MakeApp) -> None:
-    told = refusal(make_app, lambda _run: None)
+    reported = refusal(make_app, lambda _run: None)
 
-    assert "name is '<lambda>': a lambda has no name of its own" in told
+    assert "name is '<lambda>': a lambda has no name" in reported
     assert "named" in heartbeat_of(make_app((lambda _run: None, {"name": "named"}))).flows
 
 
@@ -108,4 +108,6 @@ def test_what_is_no_function_of_python_is_refused_or_works(
     if callable(function) and declare.__name__ == "by_directive":
         assert "work" in heartbeat_of(make_app((function, {"name": "work"}))).flows
         return
-    assert re.search("callable|only a function of Python", refusal(make_app, function, name="work"))
+    assert re.search(
+        "callable|decorate a Python function", refusal(make_app, function, name="work")
+    )

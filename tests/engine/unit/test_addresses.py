@@ -85,7 +85,7 @@ def test_networks_are_separated_by_spaces_commas_or_new_lines(
 
 
 @pytest.mark.parametrize("value", ["", " ", "\n", ",", " ,\n, "])
-def test_a_list_of_nothing_is_a_fault_and_not_everybody(value: str) -> None:
+def test_an_empty_list_is_a_problem(value: str) -> None:
     with pytest.raises(ValueError, match="remove it to allow any"):
         parse_networks(value)
 
@@ -93,8 +93,8 @@ def test_a_list_of_nothing_is_a_fault_and_not_everybody(value: str) -> None:
 @pytest.mark.parametrize(
     "value", ["10.0.0.1/8", "10.0.0.0/33", "*", "any", "10.0.0.0/8; ::1", "example.org", "[::1]"]
 )
-def test_a_list_with_one_word_that_is_no_network_is_a_fault(value: str) -> None:
-    with pytest.raises(ValueError, match="is no address and no network"):
+def test_a_list_with_one_invalid_network_is_a_problem(value: str) -> None:
+    with pytest.raises(ValueError, match="is neither an address nor a network"):
         parse_networks(f"192.0.2.1 {value}")
 
 

@@ -21,7 +21,7 @@ WINDOWS = ["22:00-06:00", "9:30-17:00", "02:10-02:50", "01:30-02:15", "18:00-24:
         ("18:00-24:00", 1_080, 1_440),
     ],
 )
-def test_a_window_says_when_it_opens_and_closes(text: str, opens: int, closes: int) -> None:
+def test_a_window_states_when_it_opens_and_closes(text: str, opens: int, closes: int) -> None:
     assert read_between(text) == (opens, closes)
 
 

@@ -85,7 +85,7 @@ def test_both_edges_of_summer_time_in_berlin(cron: str, day: date, shown: list[s
 
 
 @pytest.mark.parametrize(
-    ("cron", "fault"),
+    ("cron", "problem"),
     [
         ("", "Wrong number of fields"),
         ("0 3 * *", "Wrong number of fields"),
@@ -103,9 +103,9 @@ def test_both_edges_of_summer_time_in_berlin(cron: str, day: date, shown: list[s
         ("@reboot", "Wrong number of fields"),
     ],
 )
-def test_an_expression_that_cannot_be_is_refused_with_its_fault(cron: str, fault: str) -> None:
+def test_an_invalid_expression_is_refused_with_its_problem(cron: str, problem: str) -> None:
     with pytest.raises(ScheduleError, match="is not a valid cron expression") as raised:
         read_cron(cron)
 
-    assert f"{cron!r} is not a valid cron expression ({fault})" in str(raised.value)
+    assert f"{cron!r} is not a valid cron expression ({problem})" in str(raised.value)
     assert '"0 3 * * MON-FRI"' in str(raised.value)

@@ -1,4 +1,4 @@
-"""What every database stores as JSON, and what is said of the rest."""
+"""The JSON that every database stores, and the problems of other values."""
 
 import json
 import math
@@ -116,7 +116,7 @@ def test_what_is_too_long_is_refused(value: object) -> None:
 def test_what_is_too_long_is_not_read_to_its_end() -> None:
     class Endless(dict[str, int]):
         def items(self) -> Any:
-            """Return more than anybody reads."""
+            """Return more than is ever read."""
             return ((str(number), number) for number in iter(int, 1))
 
     assert json_problem(Endless(a=1)) == TOO_LONG

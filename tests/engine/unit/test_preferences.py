@@ -73,5 +73,5 @@ def test_garbage_is_passed_over_in_no_time(piece: str) -> None:
         ),
     ],
 )
-def test_what_was_heeded_is_told(preferences: Preferences, applied: str) -> None:
+def test_applied_preferences_are_reported(preferences: Preferences, applied: str) -> None:
     assert preferences.applied() == applied

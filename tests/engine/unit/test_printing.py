@@ -5,8 +5,8 @@ import logging
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from data_flows.heartbeat.definition import FlowName
 from data_flows.heartbeat.printing import LineFormatter, printable
-from data_flows.heartbeat.registry import FlowName
 
 CHARACTERS = ["\x1b", "\x07", "\r", "\x7f", "\x9b", "\u202e", "\u200b", "\ufeff", "\xad"]
 CHARACTERS += ["\u2028", "\u2066", "\U000e0041"]

@@ -23,7 +23,7 @@ def test_a_problem_has_the_standard_members_and_the_short_reason() -> None:
     }
 
 
-def test_a_reply_is_json_that_nobody_keeps() -> None:
+def test_a_reply_is_json_that_no_cache_stores() -> None:
     response = json_reply(HTTPStatus.ACCEPTED, {"name": "Käuzchen"})
 
     assert response.status_int == 202

@@ -104,7 +104,7 @@ def test_an_authorization_header_is_masked(text: str) -> None:
         'cut off: "NAME": "hunter2',
     ],
 )
-def test_the_value_of_a_telling_name_is_masked_and_the_name_stays(name: str, form: str) -> None:
+def test_the_value_of_a_revealing_name_is_masked_and_the_name_stays(name: str, form: str) -> None:
     masked = redact(form.replace("NAME", name))
 
     assert "hunter2" not in masked
@@ -192,7 +192,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.characters = 0
-        for name in ("_PATTERNS", "_PATTERNS_BEFORE_CUT"):
+        for name in ("PATTERNS", "PATTERNS_BEFORE_CUT"):
             patterns = [_Counted(pattern, self) for pattern in getattr(redaction, name)]
             monkeypatch.setattr(redaction, name, patterns)
 
@@ -389,7 +389,7 @@ def test_the_cause_of_an_error_is_in_its_backtrace() -> None:
     assert "ValueError: first" in describe_error(raised(error))["error_backtrace"]
 
 
-def test_the_notes_of_an_error_are_told_with_its_message() -> None:
+def test_the_notes_of_an_error_are_reported_with_its_message() -> None:
     error = ValueError("three legs")
     error.add_note("in birds.csv")
 

@@ -312,7 +312,7 @@ def test_the_next_slots_begin_with_the_one_that_is_due_now() -> None:
         (Rule(cron="0 3 * * *", timezone=BERLIN), "cron 0 3 * * * Europe/Berlin"),
     ],
 )
-def test_a_rule_is_told_in_a_few_words(rule: Rule, text: str) -> None:
+def test_a_rule_is_described_in_a_few_words(rule: Rule, text: str) -> None:
     assert str(rule) == text
 
 

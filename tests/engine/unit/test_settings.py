@@ -1,4 +1,4 @@
-"""How settings are read: what is valid, what is a fault, and how faults are told."""
+"""Reading of settings: valid values, invalid ones, and the report of problems."""
 
 from pathlib import Path
 from typing import Any
@@ -69,25 +69,25 @@ def test_a_setting_is_read_into_its_type(name: str, value: str, expected: object
         ("executor", "threads"),
     ],
 )
-def test_a_fault_names_the_setting_its_value_and_a_valid_example(name: str, value: str) -> None:
+def test_a_problem_names_the_setting_its_value_and_a_valid_example(name: str, value: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read(**{name: value})
 
-    told = str(caught.value)
-    assert f"heartbeat.{name} is {value!r}: " in told
-    example = told.partition("for example, ")[2].removeprefix(f"heartbeat.{name} = ")
+    reported = str(caught.value)
+    assert f"heartbeat.{name} is {value!r}: " in reported
+    example = reported.partition("for example, ")[2].removeprefix(f"heartbeat.{name} = ")
     assert getattr(read(**{name: example}), name) is not None
 
 
-def test_all_faults_are_told_together() -> None:
+def test_all_problems_are_reported_together() -> None:
     with pytest.raises(SettingsError) as caught:
         read(path="x", workers="0", wait="soon", lease="1")
 
-    told = str(caught.value)
-    assert all(f"heartbeat.{name} is" in told for name in ("path", "workers", "wait", "lease"))
+    reported = str(caught.value)
+    assert all(f"heartbeat.{name} is" in reported for name in ("path", "workers", "wait", "lease"))
 
 
-def test_an_unknown_key_is_a_fault_and_its_value_is_not_shown() -> None:
+def test_an_unknown_key_is_a_problem_and_its_value_is_not_shown() -> None:
     with pytest.raises(SettingsError, match=r"heartbeat\.tokn") as caught:
         read(tokn="hunter2-hunter2-hunter2")
 
@@ -112,7 +112,7 @@ def test_keys_of_others_are_ignored() -> None:
     assert Settings.read({"pyramid.includes": "x", "heartbeats": "y"}, {}) == read()
 
 
-def test_a_token_is_not_shown_by_a_fault_or_a_repr() -> None:
+def test_a_token_is_not_shown_by_a_problem_or_a_repr() -> None:
     unreadable: Any = {"heartbeat.token": ["hunter2-hunter2-hunter2"]}
 
     with pytest.raises(SettingsError) as caught:

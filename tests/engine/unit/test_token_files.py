@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_flows.heartbeat.security.token import Token, Tokens, presented_token, read_tokens
-from data_flows.heartbeat.settings import weakness
+from data_flows.heartbeat.security.weakness import weakness
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_no_secret_shows(file: Path) -> None:
     assert "cron" in text
 
 
-def test_a_fingerprint_tells_tokens_apart_and_not_what_they_are() -> None:
+def test_a_fingerprint_identifies_a_token_and_does_not_disclose_it() -> None:
     one, other = Token("one-secret", "cron"), Token("other-secret", "cron")
 
     assert len(one.fingerprint) == 8

@@ -1,4 +1,4 @@
-"""How errors are formatted: whatever they are made of, and never at any length."""
+"""Formatting of any error, with limits of the length."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ def backtrace(error: BaseException) -> str:
 
 
 @pytest.mark.parametrize("make", ODD, ids=NAMES)
-def test_any_error_is_described_with_what_could_be_had_of_it(
+def test_any_error_is_described_as_far_as_it_can_be_read(
     make: Callable[[Path], BaseException], tmp_path: Path
 ) -> None:
     error = make(tmp_path)
@@ -53,7 +53,7 @@ def test_any_error_is_described_with_what_could_be_had_of_it(
         (odd_errors.of_odd_names, "said"),
     ],
 )
-def test_what_an_error_says_is_kept_where_it_can_be_had(
+def test_the_text_of_an_error_is_kept_where_it_can_be_read(
     make: Callable[[], BaseException], message: str
 ) -> None:
     assert describe_error(make())["error_message"] == message
@@ -81,7 +81,7 @@ def test_causes_in_a_circle_are_shown_once() -> None:
     ]
 
 
-def test_causes_and_contexts_are_told_apart() -> None:
+def test_causes_and_contexts_are_distinguished() -> None:
     cause, context = ValueError("cause"), ValueError("context")
     error, hidden = RuntimeError("error"), ValueError("hidden")
     error.__cause__, error.__context__ = cause, hidden

@@ -1,4 +1,4 @@
-"""The heartbeat: an outside scheduler POSTs, and the data flows that are due run.
+"""The heartbeat: an external scheduler sends a POST request, and the data flows that are due run.
 
 `config.include(".heartbeat")` is all that an application needs. It adds `config.add_flow`,
 `request.heartbeat` and the routes below `heartbeat.path`; it sets no session factory, no security
@@ -36,15 +36,15 @@ __all__ = [
     "make_engine",
 ]
 
-# Delete a line and what it names in `optional/`, and the rest works without it.
+# Any line can be deleted, together with its module or package in `optional/`.
 OPTIONAL = [
-    "throttle",  # slows down guesses of tokens
+    "throttle",  # limits refused attempts
     "toolbar",  # keeps tokens out of pyramid_debugtoolbar
     "pruning",  # removes old history
     "timeouts",  # the option `timeout` of flows
     "conditions",  # the options `after` and `when` of flows
-    "operate",  # operators look at flows and runs and change them
-    "backfill",  # runs for a span of the past
+    "operate",  # routes and commands for operators
+    "backfill",  # runs for a period of the past
     "checks",  # `heartbeat check`
     "tokens",  # `heartbeat token`
 ]
@@ -66,17 +66,17 @@ def includeme(config: Configurator) -> None:
     config.registry["heartbeat.declared"] = {}
     config.add_directive("add_flow", add_flow)
     if not settings.require_token:
-        log.warning("anybody may beat: heartbeat.require_token is false")
+        log.warning("beats need no token: heartbeat.require_token is false")
     config.include(".views.guard")
     config.include(".views.beat")
     for module in optional_modules():
         if hasattr(module, "includeme"):
             config.include(module)
-    # Last: the route that takes whatever none of the above has taken, and a check of all routes.
-    config.include(".views.beat.include_unknown")
+    # Last: the route that matches all other paths, and a check of all routes.
+    config.include(".views.unknown")
     config.include(".routes")
 
 
 def optional_modules() -> list[ModuleType]:
-    """Import the optional parts and return them, in order."""
+    """Import the optional modules and return them, in order."""
     return [import_module(f".optional.{name}", __package__) for name in OPTIONAL]

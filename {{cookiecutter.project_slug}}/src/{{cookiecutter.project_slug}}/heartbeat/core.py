@@ -24,13 +24,14 @@ from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 from .clock import Clock
 from .db import BOOKKEEPING, UNLIMITED, Waiters, make_engine
 from .db.flow_session import watch_session
+from .definition import FlowDefinition
 from .executors.local import LocalExecutor
 from .models import Obstacle, RunStatus
-from .registry import FlowDefinition
 from .run import ClaimedRun
 from .run_log import RunLog
 from .security.token import Tokens
-from .settings import Settings, weakness
+from .security.weakness import weakness
+from .settings import Settings
 
 _Result = TypeVar("_Result")
 # How often a step of bookkeeping is tried that the database breaks off to end a deadlock.

@@ -1,4 +1,4 @@
-"""Durations as people type them: "30s", "5m", "2h", "1d" or plain seconds."""
+"""Durations as they are written in settings: "30s", "5m", "2h", "1d" or plain seconds."""
 
 import re
 from datetime import timedelta
@@ -29,7 +29,7 @@ def parse_every(value: object) -> int:
 
 
 def format_every(seconds: int) -> str:
-    """Return an interval as a person types it: 300 is "5m", 90 is "90s"."""
+    """Return an interval as `parse_every` reads it: 300 is "5m", 90 is "90s"."""
     for unit in ("d", "h", "m"):
         if isinstance(seconds, int) and seconds % _SECONDS[unit] == 0:
             return f"{seconds // _SECONDS[unit]}{unit}"

@@ -1,15 +1,8 @@
-"""The exceptions of the engine. Each message says what happened and how to fix it."""
+"""The exceptions of the engine. Each message states what happened and how to fix it."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from difflib import get_close_matches
-from typing import Any
+from collections.abc import Mapping
 
-from pydantic import BaseModel, ValidationError
 from pyramid import exceptions
-
-from .redaction import redact
-
-LONGEST_VALUE = 100
 
 
 class DataFlowError(Exception):
@@ -21,7 +14,7 @@ class SettingsError(DataFlowError, ValueError):
 
 
 class InclusionError(DataFlowError, exceptions.ConfigurationError):  # type: ignore[misc]
-    """The engine and the application that includes it do not fit; the message says what to do."""
+    """The application cannot include the engine as it does; the message states the solution."""
 
 
 class ScheduleError(DataFlowError, ValueError):
@@ -51,12 +44,19 @@ class UnknownFlowError(DataFlowError, LookupError):
         super().__init__(f"no flow is called {name!r}: `heartbeat flows` lists them")
 
 
+class UnknownRunError(DataFlowError, LookupError):
+    """No row of `data_flow_runs` has this id."""
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"there is no run {run_id}: `heartbeat runs` lists the newest ones")
+
+
 class NameTakenError(DataFlowError):
-    """A flow was to get a name that another one has."""
+    """The name that was given for a flow belongs to another one."""
 
 
 class InputError(DataFlowError, ValueError):
-    """What an operator asks for cannot be; `errors` says why, by field."""
+    """The input of an operator is invalid; `errors` has the reasons, by field."""
 
     def __init__(self, errors: Mapping[str, list[str]]) -> None:
         self.errors = errors
@@ -75,25 +75,25 @@ class HandlerNotRegisteredError(DataFlowError, LookupError):
 
 
 class ActiveRunError(DataFlowError):
-    """A run was asked for while another one of the same flow is pending or in progress."""
+    """A run was requested while another one of the same flow is pending or in progress."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"flow {name!r} has a run that has not ended: wait for it")
 
 
 class StatusError(DataFlowError):
-    """A run was asked for a change of status that is not allowed."""
+    """A change of a run's status is not allowed."""
 
 
 class ClaimLostError(DataFlowError):
-    """The run was reaped, removed or taken over while its flow was at work."""
+    """The run was reaped, removed or taken over while its flow was running."""
 
     def __init__(self, run_id: int) -> None:
-        super().__init__(f"run {run_id} is no longer ours: nothing that its flow wrote is kept")
+        super().__init__(f"run {run_id} is no longer ours: the writes of its flow were rolled back")
 
 
 class LeaseExpired(DataFlowError):  # noqa: N818 - the name is part of the contract
-    """A run's process gave no sign of life until its lease ended."""
+    """The lease of a run ended without a sign of life of its process."""
 
 
 class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contract
@@ -101,13 +101,13 @@ class Interrupted(DataFlowError):  # noqa: N818 - the name is part of the contra
 
     def __init__(self, worker: str | None, grace: int) -> None:
         super().__init__(
-            f"{worker} was stopped, and the flow did not end within the {grace} s that it had "
-            "then: raise heartbeat.shutdown_grace, or let the flow do less at a time"
+            f"{worker} was stopped, and the flow did not end within the grace period of {grace} s: "
+            "raise heartbeat.shutdown_grace, or divide the work of the flow into smaller runs"
         )
 
 
 class FlowTimeout(DataFlowError):  # noqa: N818 - the name is part of the contract
-    """A flow ran longer than its `timeout`: its process was ended."""
+    """A flow ran longer than its `timeout`, and its process was ended."""
 
 
 class FlowProcessDied(DataFlowError):  # noqa: N818 - named like FlowTimeout
@@ -168,7 +168,7 @@ class DatabaseNotReadyError(DataFlowError):
 
 
 class DatabaseBusyError(DataFlowError):
-    """SQLite's write lock is held by a flow, and enough callers wait for it already."""
+    """A flow holds SQLite's write lock, and the limit of waiting callers is reached."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -177,53 +177,10 @@ class DatabaseBusyError(DataFlowError):
 
 
 class SecondSessionError(DataFlowError):
-    """A flow would wait for SQLite's write lock, which it holds itself by another session."""
+    """A flow would wait for SQLite's write lock, which another session of its own holds."""
 
     def __init__(self) -> None:
         super().__init__(
             "SQLite's write lock is held by a second session of the same flow: write through "
             "run.session alone, or end the transaction of the second session first"
         )
-
-
-def describe_problems(
-    error: ValidationError, given: Mapping[str, Any], model: type[BaseModel], prefix: str = ""
-) -> Iterator[str]:
-    """Yield a line for each problem of an input: name, value, reason and a valid example.
-
-    The values of fields that hold a secret are not shown, nor is the userinfo of a URL.
-    """
-    for problem in error.errors(include_url=False, include_context=False):
-        reason = redact(problem["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
-        if not problem["loc"]:  # of several fields together
-            yield reason
-            continue
-        name = str(problem["loc"][0])
-        field = model.model_fields.get(name)
-        if field is None:
-            yield f"{prefix}{name}: there is no such option{_nearest_field(name, model)}"
-            continue
-        shown = redact(_show(given.get(name)), limit=LONGEST_VALUE)
-        value = "(not shown)" if "Secret" in str(field.annotation) else shown
-        example = f"; valid is, for example, {field.examples[0]}" if field.examples else ""
-        yield f"{prefix}{name} is {value}: {reason}{example}".replace("\n", " ")
-
-
-def did_you_mean(name: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return the end of a message about an unknown name: the known one that is most like it."""
-    near = get_close_matches(name, names, 1)
-    return f"; did you mean {prefix}{near[0]}?" if near else ""
-
-
-def _nearest_field(name: str, model: type[BaseModel]) -> str:
-    for near in get_close_matches(name, model.model_fields, 1):
-        examples = model.model_fields[near].examples
-        return f"; did you mean {near}{f', as in {examples[0]}' if examples else ''}?"
-    return ""
-
-
-def _show(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # noqa: BLE001 - any class can be given; the problem is reported anyway
-        return f"a {type(value).__name__}"

@@ -1,4 +1,4 @@
-"""What every database stores as JSON: the results of runs and the configurations of flows."""
+"""The limits of JSON that every database stores: results of runs, configurations of flows."""
 
 import json
 import math
@@ -36,9 +36,9 @@ def json_problem(value: object) -> str | None:
 
 
 def parse_json(text: str) -> Any:
-    """Parse stored JSON. Raises ValueError, or RecursionError where it is nested far too deep."""
+    """Parse stored JSON. Raises ValueError, or RecursionError if it is nested much too deep."""
     value = _DECODER.decode(text)
-    # What has few brackets is not nested deeply, and what has no escapes has no lone surrogates.
+    # A text with few brackets is not nested deeply, and one without escapes has no lone surrogates.
     is_suspect = text.count("[") + text.count("{") > MAX_JSON_DEPTH or "\\u" in text
     if is_suspect and (problem := json_problem(value)):
         raise ValueError(problem)
@@ -46,14 +46,14 @@ def parse_json(text: str) -> Any:
 
 
 class _Reader:
-    """Reads a value item by item, and counts what it has read."""
+    """Reads a value item by item, and counts the characters."""
 
     def __init__(self) -> None:
         self.length = 0
 
     def problem(self, item: Any, path: tuple[object, ...]) -> str | None:
         """Return the first problem of an item or of the items within it."""
-        # An object may lie about its class to isinstance().
+        # An object may return another class to isinstance().
         kind = type(item)
         if problem := self._own_problem(item, kind):
             return f"{_shown(path)} {problem}"

@@ -1,4 +1,4 @@
-"""The JSON members of flows and runs: the same ones by HTTP and with `--json`.
+"""The JSON members of flows, runs and beats: the same ones by HTTP and with `--json`.
 
 Times are in UTC. A stored value that cannot be read is None.
 """
@@ -9,7 +9,10 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import Row, select
 
+from .core import Heartbeat
+from .errors import UnknownRunError
 from .models import DataFlow, DataFlowRun, table_of
+from .db.stored import show
 from .redaction import error_of
 from .runs.unreadable import readable_values
 
@@ -48,7 +51,7 @@ class RunSummary(BaseModel):
 
 
 class RunMembers(RunSummary):
-    """A run with all that is known of it."""
+    """A run with all its columns."""
 
     trigger: str | None
     attempt: int | None
@@ -69,6 +72,25 @@ class RunMembers(RunSummary):
     updated_at: datetime | None
 
 
+class BeatMembers(BaseModel, from_attributes=True):
+    """A beat, as its reply shows it. `duration` is in seconds."""
+
+    timestamp: datetime
+    flows_due: int
+    flows_triggered: int
+    flows_succeeded: int
+    flows_failed: int
+    flows_in_progress: int
+    runs_reaped: int
+    duration: float
+
+
+class BeatWithRuns(BeatMembers):
+    """A beat with the runs that it claimed, for `Prefer: return=representation`."""
+
+    runs: list[RunSummary]
+
+
 _COLUMNS = [
     column for column in table_of(DataFlowRun).columns if column.key in RunMembers.model_fields
 ]
@@ -81,3 +103,17 @@ def run_members(row: Row[Any]) -> RunMembers:
     values = readable_values(row) | {"flow": str(row.flow)}
     error = error_of(values["error_type"], values["error_message"])
     return RunMembers(**values, error=error)
+
+
+def find_run(heartbeat: Heartbeat, run_id: int) -> RunMembers:
+    """Return the members of a run. Raises UnknownRunError."""
+    with heartbeat.session() as session:
+        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
+    if row is None:
+        raise UnknownRunError(run_id)
+    return run_members(row)
+
+
+def as_json(value: object) -> object:
+    """Return a value that JSON can express: for the argument `default` of json.dumps."""
+    return value.model_dump() if isinstance(value, BaseModel) else show(value)

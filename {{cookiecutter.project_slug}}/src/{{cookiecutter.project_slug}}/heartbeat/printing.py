@@ -1,4 +1,4 @@
-"""Text for terminals and log lines: nothing in it moves the cursor or forges a line."""
+"""Text for terminals and log lines, in which no character moves the cursor or forges a line."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ _PERHAPS = re.compile(r"[^\w\x20-\x7e]")
 def printable(text: str, kept: str = "") -> str:
     r"""Return `text` with Python's escapes, such as \x1b, for control and format characters.
 
-    kept: those that stay as they are.
+    kept: the characters that stay as they are.
     """
 
     def escape(match: re.Match[str]) -> str:
@@ -25,7 +25,7 @@ def printable(text: str, kept: str = "") -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """Formats records as lines: what follows the first line, such as a traceback, is indented."""
+    """Formats log records. The lines after the first one, such as a traceback, are indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's text."""

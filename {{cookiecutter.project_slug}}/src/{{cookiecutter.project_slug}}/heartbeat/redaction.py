@@ -1,4 +1,4 @@
-"""Takes secrets out of text before it is stored or shown. Used wherever an error is kept."""
+"""Removes secrets from text before it is stored or shown."""
 
 import json
 import re
@@ -9,71 +9,24 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
 from .printing import printable
+from .secret_patterns import MAX_WHOLE, PATTERNS, PATTERNS_BEFORE_CUT
 from .tracebacks import format_error, message_of, type_name
 
 if TYPE_CHECKING:  # `startup`, which reports a missing package, needs this module
     from sqlalchemy import URL
 
-# What a history page can show, and what fits a TEXT column of MySQL in four-byte characters.
+# Limits that a history page can show, and that fit a TEXT column of MySQL in four-byte characters.
 LONGEST_MESSAGE = 2_000
 LONGEST_BACKTRACE = 12_000
 LONGEST_TYPE = 200
-# A text is redacted as a whole up to ten times its limit, and up to this length; of a longer one
-# only what is shown, so that a text of any size costs no more.
-MAX_WHOLE = 40_000
-# How much around the part that is shown is read as well. Before it this must have room for a name
-# and the spaces around its colon.
+# How many characters around the part that is shown are read as well. Before that part there must
+# be room for a name and the spaces around its colon.
 CONTEXT = 1_000
 
 _MASK = "***"
 _CUT = "\n... cut here ...\n"
-_SPACE = r"\s{0,200}"
-_SPACE_BETWEEN = r"\s{1,200}"
-# Own secrets that are shorter would be found in any text.
+# Shorter secrets would be found in any text.
 SHORTEST_SECRET = 6
-# Names of secrets, such as AWS_SECRET_ACCESS_KEY or password.default. Not class names: KeyError.
-_KEY = r"(?:\b|[_-]|api|access|account|auth|master|private|secret|shared|signing)key"
-_WORD = rf"(?:password|passwd|pwd|secret|token|credential|{_KEY})s?(?:[_.-]\w{{1,40}}){{0,4}}"
-# The name and its value are a pair such as a=b or "a": "b", or follow each other in a list.
-_IS = rf"(?:[\"']?{_SPACE}[:=]|[\"'],){_SPACE}"
-_NAME = rf"{_WORD}{_IS}"
-_BEFORE_QUOTE = r"[bru]?[bru]?"
-_HEADER = rf"(?:proxy-)?authorization{_IS}{_BEFORE_QUOTE}[\"']?"
-_CREDENTIALS = r"(?:\"[^\"\r\n]*\"?|[^\s\"',;])+"
-_VALUE, _LAST, _END = r"[^\s\"'&,;]", r"[^\s\"'&,;)\]}>:]", r"(?:[\s\"'&,;)\]}>:]|\Z)"
-_TOKEN = r"[\w.~+/=-]"  # noqa: S105 - the characters of one
-
-
-def _patterns(*, is_cut: bool) -> tuple[re.Pattern[str], ...]:
-    """Compile the patterns of secrets for a whole text, or for one whose end is cut off.
-
-    Each takes time in proportion to the text. Only the spaces between a name and its value may hold
-    a line break: `_tail` relies on that.
-    """
-    after_userinfo = r"@|\Z" if is_cut else "@"
-    short_token = rf"|{_TOKEN}+\Z" if is_cut else ""
-    patterns = (
-        # user:password@ or token@ in a URL; the host stays, since it tells what was called
-        rf"(\b[a-z][a-z0-9+.-]{{0,30}}://)[^\s/@:]*(?::[^\s/]*)?(?={after_userinfo})",
-        # a scheme of any name, and parameters such as Digest's
-        rf"({_HEADER})(?:[\w-]{{1,40}}[ \t]+)?{_CREDENTIALS}(?:,[ \t]*{_CREDENTIALS})*",
-        rf"(\b(?:bearer|basic)\s{{1,200}})(?:{_TOKEN}{{8,}}{short_token})",
-        # a private key; what its lines hold cannot be told from other text once it is cut
-        rf"(-----BEGIN [A-Z0-9 ]{{0,40}}PRIVATE KEY-----)(?:[^-]|-(?!----)){{0,{MAX_WHOLE}}}",
-        rf"(\b(?:set-)?cookie{_IS}{_BEFORE_QUOTE}[\"']?)[^\"'\r\n]*",
-        r"()\beyJ[\w-]{8,}(?:\.[\w-]*){0,2}",  # a JSON Web Token
-        r"([?&][\w-]{0,40}sig(?:nature)?=)[^\s&\"']*",
-        rf"(--[\w-]{{0,40}}{_WORD}{_SPACE_BETWEEN})(?!-)[^\s\"']+",
-        # in quotes, also where they are not closed; a backslash keeps the next one inside
-        rf"({_NAME}{_BEFORE_QUOTE}\")(?:[^\"\\\r\n]|\\.)*",
-        rf"({_NAME}{_BEFORE_QUOTE}')(?:[^'\\\r\n]|\\.)*",
-        # without what closes the sentence around it; MySQL's "(using password: YES)" has no value
-        rf"({_NAME})(?!{_BEFORE_QUOTE}[\"']|(?:yes|no)\){_END})(?:{_VALUE}*{_LAST}|{_VALUE}+)",
-    )
-    return tuple(re.compile(pattern, re.IGNORECASE) for pattern in patterns)
-
-
-_PATTERNS, _PATTERNS_BEFORE_CUT = _patterns(is_cut=False), _patterns(is_cut=True)
 
 
 def redact(text: str, secrets: Iterable[str] = (), limit: int = LONGEST_BACKTRACE) -> str:
@@ -88,7 +41,7 @@ def redact(text: str, secrets: Iterable[str] = (), limit: int = LONGEST_BACKTRAC
     """
     known = [form for secret in secrets for form in _forms(secret)]
     if len(text) <= min(10 * limit, MAX_WHOLE):
-        return shorten(_storable(_mask(text, known, _PATTERNS)), limit)
+        return shorten(_storable(_mask(text, known, PATTERNS)), limit)
     tail = _tail(text, (limit - len(_CUT)) // 2, known)
     return _head(text, limit - len(_CUT) - len(tail), known) + _CUT + tail
 
@@ -118,19 +71,19 @@ def _storable(text: str) -> str:
 
 
 def _head(text: str, limit: int, secrets: Sequence[str]) -> str:
-    """Return the beginning of a text that is cut: no part of a secret at the cut is left."""
+    """Return the beginning of a text that is cut, without a part of a secret at the cut."""
     window = text[: limit + CONTEXT]
     for secret in secrets:
         lengths = range(min(len(secret), len(window)), 0, -1)
         if part := next((n for n in lengths if window.endswith(secret[:n])), 0):
             window = window[:-part] + _MASK
-    return _storable(_mask(window, secrets, _PATTERNS_BEFORE_CUT))[:limit]
+    return _storable(_mask(window, secrets, PATTERNS_BEFORE_CUT))[:limit]
 
 
 def _tail(text: str, limit: int, secrets: Sequence[str]) -> str:
-    """Return the end of a text that is cut, from a line break on, before which all was read.
+    """Return the end of a text that is cut: whole lines, the context before which was read.
 
-    What stands before it on its own line may belong to a secret that began earlier.
+    The text before it on the same line may belong to a secret that began earlier.
     """
     window = text[-4 * limit - CONTEXT :]
     begin = window.rfind("\n", CONTEXT, len(window) - limit)
@@ -139,7 +92,7 @@ def _tail(text: str, limit: int, secrets: Sequence[str]) -> str:
     if begin < 0:
         return ""
     lines = window.count("\n", 0, begin + 1)
-    return _storable(_mask(window, secrets, _PATTERNS).split("\n", lines)[-1])[-limit:]
+    return _storable(_mask(window, secrets, PATTERNS).split("\n", lines)[-1])[-limit:]
 
 
 def without_password(url: "URL") -> str:
@@ -158,8 +111,8 @@ def shorten(text: str, limit: int) -> str:
 def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[str, str]:
     """Return the columns that keep an error: `error_type`, `error_message`, `error_backtrace`.
 
-    The backtrace has the lines of code, never the values of variables. Nothing that the error is
-    made of can make this raise.
+    The backtrace has the lines of code, never the values of variables. Never raises,
+    whatever the error is made of.
     """
 
     def clip(text: str, limit: int) -> str:
@@ -175,7 +128,7 @@ def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[st
 
 
 def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a run's columns with texts of ASCII alone, for a database that refused others.
+    r"""Return a run's columns with ASCII texts, for a database that refused other ones.
 
     The other characters become Python's escapes, such as \U0001f600.
     """
@@ -190,12 +143,12 @@ def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escape(text: str, codec: str) -> str:
-    """Return a text with what a codec of Python lacks, and NUL, as Python's escapes."""
+    """Return a text in which Python's escapes replace NUL and all that a codec cannot encode."""
     return text.replace("\0", "\\x00").encode(codec, "backslashreplace").decode(codec)
 
 
 def error_of(kind: str | None, message: str | None) -> str | None:
-    """Return a run's error as one text: its type alone where it says nothing."""
+    """Return a run's error as one text: its type alone where it has no message."""
     return f"{kind}: {message}" if message else kind
 
 

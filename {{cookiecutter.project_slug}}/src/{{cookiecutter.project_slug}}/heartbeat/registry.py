@@ -1,78 +1,48 @@
-"""How a callable becomes a flow: the `flow` decorator and the `config.add_flow` directive."""
+"""Registration of flows: the `flow` decorator and the `config.add_flow` directive."""
 
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, Never, Self, TypedDict, TypeVar, Unpack
+from datetime import timedelta
+from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack
 
 import venusian
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    Field,
-    PlainValidator,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ValidationError
 from pyramid.config import Configurator
 
-from .durations import parse_every
-from .errors import ConfigurationError, DeclarationError, NameConflictError, describe_problems
-from .handlers import Handler, check_function, is_importable
-from .json_values import json_problem
+from .definition import FlowDefinition
+from .errors import DeclarationError, NameConflictError
+from .handlers import Handler
 from .redaction import error_text
-from .schedules.between import read_between, read_zone
-from .schedules.cron import read_cron
-from .schedules.rule import Rule, next_after
+from .validation import problems_in
 
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 Duration = str | int | timedelta
-MAX_INTEGER = 2**31 - 1  # of a column
-# The options that are of no use without an optional module: what it sets on Heartbeat, and itself.
-_MODULES = {
-    "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
-    "after": ("check_conditions", "optional/conditions.py"),
-    "when": ("check_conditions", "optional/conditions.py"),
-}
-# No space around it: MySQL takes a name with and without one at its end for the same. No dot before
-# it: in a URL, ".." is the folder above. And nothing that `printing` escapes.
-_UNPRINTABLE = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}"
-_NAME = rf"^[^./\s{_UNPRINTABLE}]([^/{_UNPRINTABLE}]*[^/\s{_UNPRINTABLE}])?$"
-
-FlowName = Annotated[str, Field(max_length=200, pattern=_NAME)]
-Interval = Annotated[int, BeforeValidator(parse_every)]
-Seconds = Interval | None
-Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
-Zone = Annotated[str, Field(max_length=64), AfterValidator(lambda text: read_zone(text) and text)]
-Between = Annotated[str, AfterValidator(lambda text: read_between(text) and text)]
 
 
 class FlowOptions(TypedDict, total=False):
-    """What a flow may declare: `every` or `cron`, and what it likes of the rest.
+    """The options of a flow: `every` or `cron`, and any of the others.
 
     name: the flow's name; the function's own by default.
     every: the interval, such as "5m", seconds or a timedelta.
     cron: five fields, or a word such as "@daily", read in `timezone`, such as "Europe/Berlin".
-    between: the window of the day, such as "22:00-06:00" in `timezone`, that its slots lie in.
+    between: the daily window of its slots, such as "22:00-06:00", in `timezone`.
     start: "now" makes a new flow of `every` due at once, "next" after one interval.
-    catch_up: of several slots that passed, "once" runs the latest, "skip" too if it is at most
-        `grace` old (one interval by default), and "all" runs each, oldest first.
-    configuration: what a new row starts with, a JSON object, which `run.configuration` reads; or a
-        pydantic model whose fields have defaults, and `run.configuration` is one.
-    description: one line for people; the docstring's first line by default.
-    after: names of flows; it waits until each has succeeded since its own last success began.
-    when: asked once a beat before a due flow runs, with a `run` whose session only reads: what it
-        returns is true, or the flow waits; a text is the reason why.
-    retries: how often a slot whose run failed is tried again: after `retry_delay`, "1m" by
-        default, which doubles each time up to an hour.
-    pause_after: this many failures in a row disable the flow.
-    on_lost: what becomes of a slot whose run was lost with its process: "fail", or "retry".
-    timeout: how long a run may take, such as "10m". It has a process of its own, which is ended
-        then; the function must stand at the top of a module, where that process finds it.
+    catch_up: which of several slots that have passed run. "once" runs the latest; "skip" does so if
+        it is at most `grace` old (one interval by default); "all" runs each, oldest first.
+    configuration: the initial JSON object of a new row, which `run.configuration` returns; or a
+        pydantic model whose fields have defaults, of which `run.configuration` is an instance.
+    description: one line; the first line of the docstring by default.
+    after: names of flows. It waits until each has succeeded since its own last success began.
+    when: a function that each beat calls when the flow is due, with a `run` whose session only
+        reads. If it returns false or a text, the flow waits; the text is the reason.
+    retries: how often a failed slot is retried, after `retry_delay`: "1m" by default, doubled each
+        time up to an hour.
+    pause_after: the number of failures in a row that disables the flow.
+    on_lost: whether a slot whose run was lost with its process fails, "fail", or runs again,
+        "retry".
+    timeout: how long a run may take, such as "10m". The run has its own process, which is ended
+        after that time. The function must be at the top level of a module.
     """
 
     name: str
@@ -94,131 +64,6 @@ class FlowOptions(TypedDict, total=False):
     timeout: Duration | None
 
 
-def _is_named(name: str) -> str:
-    if name == "<lambda>":
-        raise ValueError("a lambda has no name of its own: give it one, or declare a function")
-    return name
-
-
-def _read_configuration(given: Any) -> dict[str, Any] | type[BaseModel]:
-    is_model = isinstance(given, type) and issubclass(given, BaseModel)
-    if not is_model and not isinstance(given, Mapping):
-        raise ValueError("must be a dict, or a pydantic model")
-    try:
-        initial = _defaults_of(given) if is_model else dict(given)
-    except (TypeError, RecursionError) as error:
-        raise ValueError(error) from error
-    if problem := json_problem(initial):
-        raise ValueError(f"cannot be stored as JSON: {problem}")
-    return given if is_model else initial
-
-
-def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
-    return model.model_construct().model_dump(mode="json")
-
-
-_Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_read_configuration)]
-
-
-class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
-    """A registered flow: what the code declares. Durations are in seconds."""
-
-    function: Annotated[Handler, AfterValidator(check_function)] = Field(
-        examples=["def greet(run)"]
-    )
-    place: str
-    name: Annotated[FlowName, AfterValidator(_is_named)] = Field(examples=['name="import_orders"'])
-    every: Seconds = Field(None, examples=['every="5m"'])
-    cron: Cron | None = Field(None, examples=['cron="0 3 * * *"'])
-    timezone: Zone = Field("UTC", examples=['timezone="Europe/Berlin"'])
-    between: Between | None = Field(None, examples=['between="22:00-06:00"'])
-    start: Literal["now", "next"] = Field("now", examples=['start="next"'])
-    catch_up: Literal["once", "skip", "all"] = Field("once", examples=['catch_up="skip"'])
-    grace: Seconds = Field(None, examples=['grace="10m"'])
-    configuration: _Configuration = Field({}, examples=['configuration={"region": "eu"}'])
-    description: str = Field("", examples=['description="Copy new orders"'])
-    after: tuple[str, ...] = Field((), examples=['after=["extract"]'])
-    when: Callable[..., object] | None = Field(None, examples=["when=is_open, a function"])
-    retries: int = Field(0, ge=0, examples=["retries=3"])
-    retry_delay: Interval = Field(60, examples=['retry_delay="1m"'])
-    pause_after: int | None = Field(None, ge=1, examples=["pause_after=10"])
-    on_lost: Literal["fail", "retry"] = Field("fail", examples=['on_lost="retry"'])
-    timeout: Seconds = Field(None, examples=['timeout="10m"'])
-
-    @field_validator(*_MODULES)
-    @classmethod
-    def _has_its_module(cls, value: object, info: ValidationInfo) -> object:
-        hook, module = _MODULES[info.field_name or ""]
-        if value and getattr(info.context, hook) is None:
-            raise ValueError(
-                f"needs the optional module {module} and its line in the engine's __init__"
-            )
-        return value
-
-    @field_validator("timeout")
-    @classmethod
-    def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
-        if timeout is not None and not is_importable(info.data.get("function")):
-            raise ValueError(
-                "its process must find the function by name, so put it at the top of a module, and "
-                "functools.wraps into what decorates it"
-            )
-        return timeout
-
-    @model_validator(mode="after")
-    def _has_one_schedule(self) -> Self:
-        if (self.every is None) == (self.cron is None):
-            raise ValueError(
-                f"every is {self.every!r} and cron is {self.cron!r}: declare one of the two, every "
-                'such as "30s", "5m", "2h" or "1d", or cron such as "0 3 * * *"'
-            )
-        next_after(self.rule_of(self), datetime.now(UTC))
-        return self
-
-    @property
-    def schedule(self) -> str:
-        """The declared schedule, in the words that a row keeps it in."""
-        return str(self.rule_of(self))
-
-    def rule_of(self, row: Any) -> Rule:
-        """Return the rule of a row of this handler; of the definition itself, what it declares.
-
-        Raises ScheduleError for an interval that is none: SQLite keeps what is written by hand.
-        """
-        every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
-        return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
-
-    def failure_options(self) -> dict[str, str | int | None]:
-        """Return the options that follow a failure: the columns in which each row keeps them."""
-        return {
-            "on_lost": self.on_lost,
-            "retries": min(self.retries, MAX_INTEGER),
-            "retry_delay": min(self.retry_delay, MAX_INTEGER),
-            "pause_after": self.pause_after and min(self.pause_after, MAX_INTEGER),
-        }
-
-    def new_configuration(self) -> dict[str, Any]:
-        """Return what a new row starts with: what is declared, or the defaults of the model."""
-        if isinstance(self.configuration, dict):
-            return self.configuration
-        return _defaults_of(self.configuration)
-
-    def configured(self, stored: dict[str, Any]) -> Any:
-        """Return `run.configuration` for what a row holds: that, or the declared model of it.
-
-        Raises ConfigurationError with each field that does not fit.
-        """
-        if isinstance(self.configuration, dict):
-            return stored
-        try:
-            return self.configuration.model_validate(stored)
-        except ValidationError as error:
-            problems = "; ".join(describe_problems(error, stored, self.configuration))
-            raise ConfigurationError(
-                f"the flow's configuration does not fit: {problems}"
-            ) from error
-
-
 def flow(
     *positional: Never, **options: Unpack[FlowOptions]
 ) -> Callable[[_HandlerType], _HandlerType]:
@@ -236,17 +81,17 @@ def flow(
             config.add_flow(function, **options, _info=info.codeinfo)
 
         try:
-            # Called here and nowhere deeper: venusian looks one frame up for the module to scan.
+            # Called directly here: venusian looks one frame up for the module to scan.
             info = venusian.attach(function, register, category="pyramid", depth=1)
         except AttributeError:
-            raise _misplaced(f"cannot mark {function!r}, but only a function of Python") from None
+            raise _misplaced(f"cannot mark {function!r}: decorate a Python function") from None
         return function
 
     return decorate
 
 
 def _misplaced(problem: str) -> DeclarationError:
-    """Return the error of a decorator that cannot decorate, with its place."""
+    """Return the error of a decorator that is used in the wrong way, with its place."""
     caller = sys._getframe(2)  # noqa: SLF001 - as venusian finds the place of others
     place = f"{caller.f_code.co_filename}, line {caller.f_lineno}"
     return DeclarationError(f'{place}: @flow {problem}; valid is, for example, @flow(every="5m")')
@@ -255,11 +100,12 @@ def _misplaced(problem: str) -> DeclarationError:
 def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOptions]) -> None:
     """Register `function` as a flow: the directive beneath the decorator, with its arguments.
 
-    Raises DeclarationError for what cannot work, and NameConflictError for a name that another
-    declaration has, on whatever level of inclusion the two stand.
+    Raises DeclarationError for an invalid declaration, and NameConflictError for a name that is
+    declared twice, even on different levels of inclusion.
     """
     definition = _define(config, function, options)
-    name, heartbeat = definition.name, config.registry["heartbeat"]
+    name = definition.name
+    heartbeat = config.registry["heartbeat"]
     known = config.registry["heartbeat.declared"].setdefault(name, definition)
     if known != definition:
         raise NameConflictError(
@@ -280,16 +126,18 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
 def _define(config: Configurator, function: Handler, options: FlowOptions) -> FlowDefinition:
     place = f"{config.action_info.file}, line {config.action_info.line}"
     given = {"name": getattr(function, "__name__", None), **options}
-    cause: Exception
     try:
         given.setdefault("description", (inspect.getdoc(function) or "").partition("\n")[0])
         given |= {"function": function, "place": place}
         return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
     except ValidationError as error:
-        problems, cause = [*describe_problems(error, given, FlowDefinition)], error
-    except Exception as error:  # noqa: BLE001 - scan would ignore some, and none has the place
-        problems, cause = [f"cannot be declared: {error_text(error)}"], error
-    name = f"flow {given['name']!r}" if isinstance(given["name"], str) else "flow"
-    raise DeclarationError(
-        "\n".join(f"{place}: {name}: {problem}" for problem in problems)
-    ) from cause
+        found = problems_in(error, given, FlowDefinition, "option")
+        raise _invalid(place, given["name"], [problem.line for problem in found]) from error
+    except Exception as error:  # a scan ignores some of them, and none has the place
+        problem = f"cannot be declared: {error_text(error)}"
+        raise _invalid(place, given["name"], [problem]) from error
+
+
+def _invalid(place: str, name: object, problems: list[str]) -> DeclarationError:
+    flow_name = f"flow {name!r}" if isinstance(name, str) else "flow"
+    return DeclarationError("\n".join(f"{place}: {flow_name}: {line}" for line in problems))

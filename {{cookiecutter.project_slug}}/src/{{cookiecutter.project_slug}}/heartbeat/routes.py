@@ -1,4 +1,4 @@
-"""The engine's routes, all below the setting `heartbeat.path`, and whether they can be reached."""
+"""The engine's routes, all below the setting `heartbeat.path`, and a check for conflicts."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _SAMPLE = {"name": "x", "id": "1", "rest": ("x",)}
 
 
 class Root:
-    """The context of the engine's views: the application's root factory is not called for them."""
+    """The context of the engine's views, instead of the one of the application's root factory."""
 
     def __init__(self, _request: Request) -> None:
         pass
@@ -24,14 +24,8 @@ class Root:
 HEARTBEAT = property(lambda request: request.registry["heartbeat"])
 
 
-def add_route(config: Configurator, name: str, pattern: str) -> None:
-    """Add a route below the path. Its view guards itself: see `views/guard.py`."""
-    path = config.registry["heartbeat"].settings.path
-    config.add_route(f"heartbeat.{name}", path + pattern, factory=Root)
-
-
 def require_same_place(config: Configurator) -> None:
-    """Raise InclusionError if the engine is being included a second time, and elsewhere."""
+    """Raise InclusionError if the engine is included again, below another route prefix."""
     place = f"/{(config.route_prefix or '').strip('/')}"
     if place != config.registry["heartbeat.place"]:
         raise InclusionError(
@@ -51,7 +45,7 @@ def is_below(request: Request) -> bool:
 
 
 def includeme(config: Configurator) -> None:
-    """Check, when the application is complete, that nothing of it stands before the engine."""
+    """Add a check, for when the application is complete, that it hides no part of the engine."""
     config.registry["heartbeat.place"] = f"/{(config.route_prefix or '').strip('/')}"
     config.add_request_method(HEARTBEAT, "heartbeat", property=True)
     # After all routes and request methods, whatever their order.
@@ -86,7 +80,7 @@ def _hidden_path(route: Any, other: Any) -> str | None:
         path: str = route.generate(_SAMPLE)
     except KeyError:  # of the application's route_prefix, whose placeholders may be anything
         return None
-    # Other predicates than the method depend on what only a real request has.
+    # Predicates other than the method depend on a real request.
     hides = other.match(path) is not None and all(
         isinstance(predicate, RequestMethodPredicate) and predicate(None, request)
         for predicate in other.predicates

@@ -1,4 +1,4 @@
-"""What a flow logs, as far as it is kept with its run."""
+"""The log of a run: the beginning of what its flow logs."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +11,9 @@ _LINE = logging.Formatter("%(asctime)s %(levelname)s %(message)s")
 
 
 class RunLog(logging.Handler):
-    """Keeps what a flow logs, up to `LONGEST_LOG` characters, while it goes where logs go.
+    """Keeps the log lines of a flow, up to `LONGEST_LOG` characters, and passes them on.
 
-    secrets: returns what is masked in the backtrace of an error that is logged.
+    secrets: returns the secrets to mask in the backtrace of a logged error.
     """
 
     def __init__(self, flow_name: str, secrets: Callable[[], Sequence[str]] = tuple) -> None:
@@ -29,14 +29,14 @@ class RunLog(logging.Handler):
         self.logger.addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one line, or count it when there is no room left."""
+        """Keep one line, or count it when the limit is reached."""
         try:
             if record.exc_info and record.exc_info[1] is not None:
                 # Kept in the record, so that the handlers after this one use it, too.
                 described = describe_error(record.exc_info[1], self._secrets())
                 record.exc_text = described["error_backtrace"].rstrip("\n")
             line = self.format(record)
-        except BaseException:  # noqa: BLE001 - as everywhere in logging, a bad call breaks nothing
+        except BaseException:  # noqa: BLE001 - as everywhere in logging, a bad call has no effect
             with suppress(BaseException):
                 self.handleError(record)
             # The handlers after this one would meet the same error, and let some of them pass.
@@ -49,6 +49,6 @@ class RunLog(logging.Handler):
         self._length += len(line)
 
     def text(self, secrets: Callable[[], Iterable[str]]) -> str | None:
-        """Return what was logged, without secrets; None, and nothing is asked, if nothing was."""
+        """Return the log without secrets; None, without calling `secrets`, if it is empty."""
         lines = [*self._lines, *([f"({self._dropped} more lines)"] if self._dropped else [])]
         return redact("\n".join(lines), secrets()) if lines else None

@@ -1,4 +1,4 @@
-"""The server: waitress, and an end in good order when the process is told to stop.
+"""The server: waitress, and a graceful stop of the process.
 
 `use = egg:...#server` in an .ini file names `serve`; gunicorn's configuration, `worker_exit` and
 `post_worker_init`.
@@ -30,14 +30,14 @@ from .redaction import describe_error
 from .run import ClaimedRun
 from .runs.finish import end_lost
 
-# What there is after `shutdown_grace`, in seconds, for all that follows; and what marking runs gets
-# of it, once before what they have started is ended, and once after.
+# The seconds after `shutdown_grace` for all that follows. Of these, marking the runs as interrupted
+# may take this long, once before and once after the shutdown hooks.
 LAST_SECONDS = 4.0
 MARKING_SECONDS = 1.5
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Patterns of `waitress.parser` with a part that takes quadratic time, on the thread that reads all
-# requests, and the part that replaces it. Both match the same text.
+# Patterns of `waitress.parser`, each with a part that takes quadratic time, on the thread that
+# reads all requests, and its replacement, which matches the same text.
 LINEAR_PATTERNS = {
     "HEADER_FIELD_RE": (b":[ \t]{0,}?(?P<value>", b":[ \t]*+(?P<value>"),
     "first_line_re": (
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 class RequestParser(parser.HTTPRequestParser):
-    """Reads requests. Waitress would close the connection on some invalid ones without a reply."""
+    """Reads requests. Waitress closes the connection without a reply after some invalid ones."""
 
     def parse_header(self, header_plus: bytes) -> None:
         """Read the first line and the headers. Raises ParsingError if they are invalid."""
@@ -71,22 +71,22 @@ class InvalidRequestTask(ErrorTask):
 
 
 def serve(wsgi_app: Any, global_conf: dict[str, str], **settings: Any) -> None:
-    """Serve an application with waitress, and its settings, until SIGTERM or SIGINT comes.
+    """Serve an application with waitress and its settings until SIGTERM or SIGINT.
 
-    Then nothing is claimed any more, runs may go on for `heartbeat.shutdown_grace`, those that do
-    not end become `failed` with the error type `Interrupted`, and the process exits with 0, 5
-    seconds after that time at the latest. Functions of `atexit` are not called: they might wait
-    for a flow. A second signal ends the process at once, as if by that signal.
+    Then no run is claimed any more, and running flows get `heartbeat.shutdown_grace` to end. Those
+    that do not end become `failed` with the error type `Interrupted`. The process exits with 0, at
+    most 5 seconds after that time. Functions of `atexit` are not called: they might wait for a
+    flow. A second signal ends the process at once.
     """
     logging.basicConfig()  # does nothing where the .ini file has set up logging
-    told = threading.Event()
+    stop_requested = threading.Event()
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         for number in SIGNALS:
             signal.signal(number, _end_at_once)
-        told.set()
+        stop_requested.set()
 
-    # Before anybody can connect: who sees that it listens may tell it to stop.
+    # Before the server listens: as soon as it does, it may be stopped.
     for number in SIGNALS:
         signal.signal(number, stop)
     HTTPChannel.error_task_class = InvalidRequestTask
@@ -96,8 +96,8 @@ def serve(wsgi_app: Any, global_conf: dict[str, str], **settings: Any) -> None:
         server = create_server(wsgi_app, **settings)
     except (OSError, ValueError) as error:
         raise SettingsError(_cannot_serve(error, global_conf, settings)) from error
-    sys.excepthook = sys.__excepthook__  # what stops it from now on is no error of the start
-    _start(_exit_when, told, server.task_dispatcher)
+    sys.excepthook = sys.__excepthook__  # later errors are not errors at start
+    _start(_exit_when, stop_requested, server.task_dispatcher)
     server.print_listen("Serving on http://{}:{}")
     server.run()
 
@@ -132,7 +132,7 @@ def _cannot_serve(error: Exception, global_conf: dict[str, str], settings: dict[
 
 def worker_exit(_server: object, worker: Any) -> None:
     """Stop a worker of gunicorn as `serve` stops its process: for the hook of the same name."""
-    # The hook is called in the parent too, whose heartbeats are those of workers to come.
+    # The hook is called in the parent too, whose heartbeats belong to future workers.
     if worker.pid == os.getpid():
         drain()
 
@@ -145,7 +145,7 @@ def post_worker_init(_worker: object) -> None:
 
 
 def drain() -> None:
-    """Claim nothing any more, let the runs of this process end, and fail those that do not."""
+    """Stop claiming, wait for the runs of this process, and fail those that do not end in time."""
     for thread in [_start(_drain, heartbeat) for heartbeat in list(heartbeats)]:
         thread.join()
 
@@ -157,55 +157,56 @@ def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
 
 
 def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    # Not left to the signal's default, which ends no process that is a container's first.
+    # The signal's default does not end a process that is the first one of a container.
     os._exit(128 + number)
 
 
-def _exit_when(told: threading.Event, web_threads: ThreadedTaskDispatcher) -> None:
-    told.wait()
+def _exit_when(stop_requested: threading.Event, web_threads: ThreadedTaskDispatcher) -> None:
+    stop_requested.wait()
     seconds = LAST_SECONDS + max((beat.settings.shutdown_grace for beat in heartbeats), default=0)
     try:
-        # On a thread: whatever hangs, a flow or the pipe that takes the log, the process ends.
+        # On a thread, so that the process ends even if a flow or the pipe of the log hangs.
         _start(_end_in_order, web_threads, time.monotonic() + seconds).join(seconds)
     finally:
-        # Not sys.exit, since a thread that a flow has started may keep the interpreter.
+        # Not sys.exit: it waits for threads that a flow has started.
         os._exit(0)
 
 
 def _end_in_order(web_threads: ThreadedTaskDispatcher, deadline: float) -> None:
     drain()
-    # Waits for what is being answered.
+    # Waits for requests that are being answered.
     web_threads.shutdown(timeout=max(1, int(deadline - time.monotonic())))
     logging.shutdown()
     sys.stdout.flush()
 
 
 def _drain(heartbeat: Heartbeat) -> None:
-    executor, grace = heartbeat.executor, heartbeat.settings.shutdown_grace
+    executor = heartbeat.executor
+    grace = heartbeat.settings.shutdown_grace
     runs = executor.stop()
-    log.info("stopping: %d runs at work have %d s to end", len(runs), grace)
+    log.info("stopping: %d running flows have %d s to end", len(runs), grace)
     executor.wait_until_idle(grace)
     marking = _start(_mark, heartbeat, executor.stop(abandon=True))
     marking.join(MARKING_SECONDS)
     for end in heartbeat.at_exit:
         try:
             end()
-        except Exception as error:  # noqa: BLE001 - the process ends all the same
+        except Exception as error:  # noqa: BLE001 - the process ends anyway
             details = describe_error(error, heartbeat.secrets())
-            message = "what a run has started may outlive this process\n%s"
+            message = "a shutdown hook failed: child processes of runs may outlive this process\n%s"
             log.error(message, details["error_backtrace"])  # noqa: TRY400 - redacted
-    # On SQLite it may have waited for the lock of what has just ended.
+    # On SQLite it may have waited for a lock that a process, ended by a hook, has held.
     marking.join(MARKING_SECONDS)
 
 
 def _mark(heartbeat: Heartbeat, runs: list[ClaimedRun]) -> None:
-    """Fail the runs, each in a transaction of its own; their threads can commit nothing then."""
+    """Fail the runs, each in its own transaction, after which their threads cannot commit."""
     grace = heartbeat.settings.shutdown_grace
     for run in runs:
         try:
             if end_lost(heartbeat, run, Interrupted(run.worker, grace)):
                 log.warning("%s was interrupted: run %d", run.flow_name, run.id)
-        except Exception as error:  # noqa: BLE001 - the other runs are marked all the same
+        except Exception as error:  # noqa: BLE001 - the other runs are marked anyway
             details = describe_error(error, heartbeat.secrets())
             message = "run %d could not be marked: it is reaped when its lease ends\n%s"
             log.error(message, run.id, details["error_backtrace"])  # noqa: TRY400 - redacted

@@ -12,26 +12,20 @@ from sqlalchemy import URL
 
 from .db import database_url
 from .durations import parse_every
-from .errors import SettingsError, describe_problems, did_you_mean
+from .errors import SettingsError
 from .security.addresses import Network, parse_networks
 from .security.token import read_tokens
+from .security.weakness import weakness
+from .validation import problems_in
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
-SHORTEST_SECRET = 16
-FEWEST_CHARACTERS = 5
-# After this many times heartbeat.expected_every without a beat, the scheduler seems to be gone.
+# After this many times heartbeat.expected_every without a beat, the scheduler is taken for lost.
 BEATS_MISSED = 2
-# Placeholders from examples, compared in lower case and as letters only.
-PLACEHOLDERS = frozenset(
-    {"beattoken", "changeme", "changethis", "example", "insertyourtokenhere", "mysecret"}
-    | {"mytoken", "none", "null", "password", "placeholder", "replaceme", "secret", "test"}
-    | {"todo", "token", "undefined", "yoursecret", "yourtoken", "yourtokenhere"}
-)
 
 
 def _seconds(value: object) -> object:
-    """Read a duration such as 30s, 5m, 2h, 1d or plain seconds; zero is one too."""
+    """Read a duration such as 30s, 5m, 2h, 1d or plain seconds; zero is valid."""
     return 0 if str(value).strip() in {"0", "0s"} else parse_every(value)
 
 
@@ -43,9 +37,9 @@ def _prefix(path: object) -> str:
 
 
 def _empty_is_none(given: object) -> object:
-    """Take an empty variable for one that is not set: it opens nothing.
+    """Treat an empty variable like one that is not set.
 
-    Space around a token, such as the new line at the end of a file, is not part of it.
+    Spaces around a token, such as the new line at the end of a file, are not part of it.
     """
     return (given.strip() or None) if isinstance(given, str) else given
 
@@ -67,7 +61,7 @@ Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
 class Settings(BaseModel):
     """All settings; the key in the .ini file is `heartbeat.` and the field's name."""
 
-    model_config = {"frozen": True, "hide_input_in_errors": True}
+    model_config = {"frozen": True, "extra": "forbid", "hide_input_in_errors": True}
 
     path: Prefix = Field("/heartbeat", examples=["/heartbeat"])
     token: Secret = Field(None, examples=["what `openssl rand -hex 32` prints"])
@@ -104,11 +98,12 @@ class Settings(BaseModel):
         given = {key.removeprefix(PREFIX): ini[key] for key in of_file}
         variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
         given |= {name: environment[key] for name, key in variables.items() if key in environment}
-        problems = [*_unknown(given, cls), *_invalid_secrets(given, ini)]
+        problems = [*_invalid_secrets(given, ini)]
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            problems += describe_problems(error, given, cls, PREFIX)
+            found = problems_in(error, given, cls, "setting", PREFIX)
+            problems += (problem.line for problem in found)
         if problems:
             raise SettingsError("\n".join(problems))
         return settings
@@ -128,28 +123,12 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
 
 
 def is_development(ini: Mapping[str, Any]) -> bool:
-    """Return whether an application reloads its templates, and so runs for its developer."""
+    """Return whether an application reloads its templates, as in development."""
     return bool(asbool(ini.get("pyramid.reload_templates")))
 
 
-def weakness(secret: str) -> str | None:
-    """Return why a secret must not be used outside of development, or None."""
-    if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
-        return "is a placeholder"
-    if len(secret) < SHORTEST_SECRET:
-        return f"is shorter than {SHORTEST_SECRET} characters"
-    return None
-
-
-def _unknown(given: Mapping[str, Any], model: type[BaseModel]) -> Iterator[str]:
-    for name in given:
-        if name not in model.model_fields:
-            near = did_you_mean(name, model.model_fields, PREFIX)
-            yield f"{PREFIX}{name}: there is no such setting{near}"
-
-
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
-    """Yield the secrets of a role at start, each with the setting it stands in."""
+    """Yield the secrets of a role at start, each with the name of its setting."""
     if str(given.get(f"{role}token", "")).strip():
         yield f"{role}token", str(given[f"{role}token"]).strip()
     if str(given.get(f"{role}token_file", "")).strip():
@@ -162,7 +141,7 @@ def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterat
     for name, secret in beats:
         for other in [other for other, same in operators if same == secret]:
             problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
-            yield f"{problem}: the scheduler's token may only beat: make another one for operators"
+            yield f"{problem}: the scheduler may only beat; create another token for operators"
     for name, secret in beats + operators:
         if not is_development(ini) and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

@@ -1,4 +1,4 @@
-"""Errors that stop a start, in one line each: what happened, where, and what to do.
+"""Errors at start, in one line each: what happened, where, and what to do.
 
 Imported before everything else, and made of the standard library alone: a missing package is
 reported like any other error.
@@ -15,8 +15,8 @@ from typing import Any
 from .printing import printable
 from .redaction import describe_error, error_text, redact
 
-# The programs whose errors are printed so, and what makes them print the traceback as well.
-# Others that import the engine stay as they are.
+# The programs whose errors are printed so, and their options that print the traceback as well.
+# Other programs that import the engine are not changed.
 PROGRAMS = {"heartbeat": ["--debug"], "pserve": ["-v", "--verbose"]}
 # While `python -m` looks for the package, the program's name is in the original arguments alone.
 _RUN_BY_NAME = sys.argv[0] == "-m" and __package__ in sys.orig_argv
@@ -26,10 +26,10 @@ _LIBRARIES = (sysconfig.get_path("stdlib"), sysconfig.get_path("purelib"), "<")
 
 
 def explain(error: BaseException, ini_file: str = "") -> list[str]:
-    """Return what stopped the start, a line for each problem, without secrets."""
+    """Return a line for each problem that stopped the start, without secrets."""
     info: Any = None
     if type(error).__name__ == "ConfigurationExecutionError":
-        # Pyramid wraps what a deferred action raises, and knows who asked for the action.
+        # Pyramid wraps the error of a deferred action, and knows the place of the action.
         info, error = vars(error)["info"], vars(error)["evalue"]
     frames = _frames(error)
     places = [place for place, is_ours in frames if is_ours]
@@ -57,27 +57,27 @@ def is_debugging() -> bool:
 
 
 def _file_problem(error: BaseException) -> str:
-    if isinstance(error, InterpolationError):  # its message may hold a part of a password
+    if isinstance(error, InterpolationError):  # its message may contain a part of a password
         option = f"{error.option!r} in [{error.section}]"
         return f"{option} has a % that names no variable: write %% for each % of a value"
-    said = error_text(error)
-    if missing := re.search(r"No section '(.+)' \(prefixed by '(.+?)'", said):
+    message = error_text(error)
+    if missing := re.search(r"No section '(.+)' \(prefixed by '(.+?)'", message):
         return f"it has no section [{missing[2]}:{missing[1]}]: add it, or name another file"
-    return f"{said}: fix it, or name another file"
+    return f"{message}: fix it, or name another file"
 
 
 def _explain_missing(module: str, frames: list[tuple[str, bool]], ini_file: str) -> str:
-    said = f"the package {module} is not installed"
+    message = f"the package {module} is not installed"
     place, is_ours = frames[-1] if frames else ("", False)
-    # What the .ini file names is imported by others, on its behalf.
+    # A package that the .ini file names is imported by other packages.
     text = "" if is_ours or not ini_file else Path(ini_file.partition("#")[0]).read_text("utf-8")
     if not re.search(rf"\b{re.escape(module)}\b", text):
-        said += f", which {place} imports"
-        return f"{said}: run `make setup`, which installs what pyproject.toml names"
-    said += f", which {ini_file} names: run `make setup`"
+        message += f", which {place} imports"
+        return f"{message}: run `make setup`, which installs the packages of pyproject.toml"
+    message += f", which {ini_file} names: run `make setup`"
     if "production" in ini_file:
-        return said
-    return f"{said}; in production use production.ini, by -c or HEARTBEAT_CONFIG=production.ini"
+        return message
+    return f"{message}; in production use production.ini, by -c or HEARTBEAT_CONFIG=production.ini"
 
 
 def _is_ours(module: str | None) -> bool:
@@ -85,11 +85,12 @@ def _is_ours(module: str | None) -> bool:
 
 
 def _frames(error: BaseException) -> list[tuple[str, bool]]:
-    """Return where an error was, innermost last, and whether that is the project's own code."""
-    frames, trace = list[tuple[str, bool]](), error.__traceback__
+    """Return the places of an error, innermost last, and whether each is the project's own code."""
+    frames: list[tuple[str, bool]] = []
+    trace = error.__traceback__
     while trace is not None:
-        frame = trace.tb_frame
-        file, module = frame.f_code.co_filename, frame.f_globals.get("__name__", "")
+        file = trace.tb_frame.f_code.co_filename
+        module = trace.tb_frame.f_globals.get("__name__", "")
         # An installed project is a library too, known by its name.
         is_ours = _is_ours(module) or not file.startswith(_LIBRARIES)
         frames.append((f"{file}, line {trace.tb_lineno}", is_ours and module != "__main__"))

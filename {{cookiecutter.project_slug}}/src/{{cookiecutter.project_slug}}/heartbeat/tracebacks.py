@@ -1,20 +1,19 @@
-"""Formats exceptions, whatever they are made of: nothing here raises, and all of it is bounded.
+"""Formats any exception: nothing here raises, and the length of all output is limited.
 
-Python's own `traceback` is neither safe nor bounded: it asks the exception for attributes that its
+Python's own `traceback` is neither safe nor limited: it reads attributes of the exception that its
 class may define in any way, and follows every cause and every member of a group.
 """
 
 import linecache
 import os
 import stat
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from textwrap import indent
 from types import TracebackType
 from typing import Any, TypeGuard, TypeVar
 
-# How much is shown of what may be many. Of the frames these are the outermost and the innermost.
+# How many items are shown. The frames are the outermost and the innermost ones.
 MAX_EXCEPTIONS = 10
 MAX_NOTES = 5
 FIRST_FRAMES, LAST_FRAMES = 5, 15
@@ -38,12 +37,12 @@ Clip = Callable[[str, int], str]
 
 
 def is_a(error: BaseException, kind: type[_Error]) -> TypeGuard[_Error]:
-    """Return whether an error is of a class without asking the error, as isinstance() does."""
+    """Return whether an error is of a class, whatever its own `__class__` is."""
     return issubclass(type(error), kind)
 
 
 def type_name(kind: type) -> str:
-    """Return the name of a class, whatever its metaclass says."""
+    """Return the name of a class, whatever its metaclass defines."""
     return str(vars(type)["__name__"].__get__(kind))
 
 
@@ -61,13 +60,13 @@ def message_of(error: BaseException, clip: Clip) -> str:
 
 
 def format_error(error: BaseException, message: str, clip: Clip) -> str:
-    """Return the backtrace of an exception and of those that it came from, oldest first.
+    """Return the backtrace of an exception and of its causes, oldest first.
 
-    message: what `message_of` has returned for it.
+    message: the result of `message_of`.
     """
     try:
         return "".join(_Report(error, message, clip).lines(error))
-    except BaseException as failure:  # noqa: BLE001 - better no backtrace than no record
+    except BaseException as failure:  # noqa: BLE001 - a record without a backtrace is better than none
         return f"{type_name(type(error))}: (no backtrace: {type_name(type(failure))})\n"
 
 
@@ -83,9 +82,9 @@ class _Report:
         chain = _chain_of(error)
         shown = chain[: self.left]
         if len(shown) > 1:
-            shown[-1] = chain[-1]  # what all the others came from
+            shown[-1] = chain[-1]  # the cause of all the others
         blocks: list[tuple[str, str]] = []
-        for each, link in shown:  # the newest first, since they may use up what is left
+        for each, link in shown:  # the newest first, since they may use up the limit
             if self.left > 0:
                 blocks.append((link, "".join(self._one(each))))
         (_link, oldest), *newer = reversed(blocks)
@@ -115,12 +114,12 @@ class _Report:
 
 
 def _own(error: BaseException, name: str, kind: type = BaseException) -> Any:
-    """Return an attribute that the interpreter keeps, whatever the class defines by its name."""
+    """Return an attribute of the interpreter's, even where the class defines one of that name."""
     return vars(kind)[name].__get__(error)
 
 
 def _chain_of(error: BaseException) -> list[tuple[BaseException, str]]:
-    """Return an exception and those it came from, newest first, each with its link to the next."""
+    """Return an exception and its causes, newest first, each with its link to the next one."""
     chain: list[tuple[BaseException, str]] = []
     seen: set[int] = set()
     following: BaseException | None = error
@@ -139,20 +138,18 @@ def _message_of(error: BaseException, clip: Clip, limit: int) -> str:
 
 
 def _frames_of(error: BaseException, clip: Clip) -> Iterator[str]:
+    traces: list[TracebackType] = []
     trace: TracebackType | None = _own(error, "__traceback__")
-    first: list[TracebackType] = []
-    last: deque[TracebackType] = deque(maxlen=LAST_FRAMES)
-    count = 0
     while trace is not None:
-        (first if count < FIRST_FRAMES else last).append(trace)
+        traces.append(trace)
         trace = trace.tb_next
-        count += 1
-    if count:
+    if traces:
         yield "Traceback (most recent call last):\n"
-    yield from (_format_frame(each, clip) for each in first)
-    if count > len(first) + len(last):
-        yield f"  ({count - len(first) - len(last)} frames in between are left out)\n"
-    yield from (_format_frame(each, clip) for each in last)
+    last = max(FIRST_FRAMES, len(traces) - LAST_FRAMES)
+    yield from (_format_frame(each, clip) for each in traces[:FIRST_FRAMES])
+    if last > FIRST_FRAMES:
+        yield f"  ({last - FIRST_FRAMES} frames in between are left out)\n"
+    yield from (_format_frame(each, clip) for each in traces[last:])
 
 
 def _format_frame(trace: TracebackType, clip: Clip) -> str:
@@ -169,7 +166,7 @@ def _format_frame(trace: TracebackType, clip: Clip) -> str:
 
 
 def _source_line(file: str, number: int) -> str:
-    """Return a line of code; nothing where there is no file that could be its source."""
+    """Return a line of code; an empty text where the file cannot be its source."""
     status = os.stat(file)  # noqa: PTH116 - the name may be of no file at all
     if not (stat.S_ISREG(status.st_mode) and 0 < status.st_size <= MAX_SOURCE_BYTES):
         return ""
@@ -178,7 +175,7 @@ def _source_line(file: str, number: int) -> str:
 
 
 def _marks(trace: TracebackType, line: str) -> str:
-    """Return what marks the expression that failed, below its line; nothing below a whole line."""
+    """Return the carets below the expression that failed; none below a whole line."""
     if trace.tb_lasti > MAX_OFFSET:
         return ""
     positions = trace.tb_frame.f_code.co_positions()

@@ -1,6 +1,6 @@
-"""The command `heartbeat`: everything an operator does from a shell.
+"""The command `heartbeat`.
 
-Each command reads the application's .ini file. Optional parts bring commands of their own.
+Each command reads the application's .ini file. Optional modules add commands.
 """
 
 import click
@@ -17,7 +17,7 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "show_default": True}
 @click.version_option(VERSION, prog_name="heartbeat")
 @debug_option
 def main() -> None:
-    """Run data flows and see what became of them."""
+    """Run data flows and look at their results."""
 
 
 main.add_command(beat)

@@ -1,4 +1,4 @@
-"""What the commands share: reading the .ini file, and errors of one clear line."""
+"""The base of the commands: reading the .ini file, and errors of one clear line."""
 
 import functools
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ _get_app = functools.partial(get_app, options={"__script__": "bootstrap"})
 
 
 class CommandError(click.ClickException):
-    """What is wrong, a line for each problem."""
+    """An error with a line for each problem."""
 
     def __init__(self, lines: list[str]) -> None:
         super().__init__("\n".join(lines))
@@ -72,7 +72,7 @@ def _start(step: Callable[[str], _Result], config: str, kind: type[CommandError]
 
 
 def _check_file(_context: click.Context, _option: click.Parameter, config: str) -> str:
-    """Return what was given. Raises FileError if the .ini file cannot be used."""
+    """Return the option's value. Raises FileError if the .ini file cannot be used."""
     if not Path(config.partition("#")[0]).is_file():
         place = "go to the project's folder, or name it with -c or HEARTBEAT_CONFIG"
         raise FileError([f"there is no file {config}: {place}"])
@@ -80,7 +80,7 @@ def _check_file(_context: click.Context, _option: click.Parameter, config: str) 
     return config
 
 
-# Read from the arguments of the process: it holds for what fails before the command, too.
+# Read from the arguments of the process, so that it works for errors before the command, too.
 debug_option = click.option(
     "--debug", is_flag=True, expose_value=False, help="Print the traceback of an error."
 )
@@ -103,11 +103,11 @@ def config_option(work: _Work) -> _Work:
 
 @contextmanager
 def application(config: str) -> Iterator[Heartbeat]:
-    """Start the application that `config` names and give its heartbeat."""
+    """Start the application that `config` names, and yield its heartbeat."""
     _start(setup_logging, config, FileError)
     before = list(global_registries)
-    # No request is made, as by `bootstrap`: the root factory may redirect one without a user. The
-    # application, which may be wrapped in others, keeps its registry.
+    # Unlike `bootstrap`, this makes no request: the root factory may redirect one without a user.
+    # The application, which may be wrapped in others, keeps its registry.
     _application = _start(_get_app, config, CommandError)
     made = [each for each in global_registries if not any(each is known for known in before)]
     heartbeats = [registry["heartbeat"] for registry in made if "heartbeat" in registry]
@@ -128,9 +128,9 @@ def application(config: str) -> Iterator[Heartbeat]:
 
 
 def command(work: Callable[..., None]) -> click.Command:
-    """Turn `work` into a command: it is given the heartbeat of the application that -c names.
+    """Turn `work` into a command, which gets the heartbeat of the application that -c names.
 
-    What needs no database, or must not write to it, calls `application` itself.
+    A command that needs no database, or must not write to it, calls `application` itself.
     """
 
     @click.command()

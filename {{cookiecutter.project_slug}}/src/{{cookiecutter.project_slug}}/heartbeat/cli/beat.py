@@ -1,8 +1,8 @@
-"""The command that beats from a shell."""
+"""The command `heartbeat beat`."""
 
 from ..core import Heartbeat
+from ..members import BeatMembers
 from ..runs.beat import run_beat
-from ..views.beat import reply
 from .application import command
 from .output import json_option, print_json, print_table
 
@@ -16,7 +16,7 @@ def beat(heartbeat: Heartbeat, *, as_json: bool) -> None:
     """
     report = run_beat(heartbeat, "command line", wait=None)
     if as_json:
-        print_json(reply(report))
+        print_json(BeatMembers.model_validate(report))
     else:
         print_table("beat", [report.counts()])
     if report.flows_failed:

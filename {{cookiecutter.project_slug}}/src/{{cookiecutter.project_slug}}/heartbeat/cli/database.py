@@ -1,4 +1,4 @@
-"""The command that brings the database up to date."""
+"""The command `heartbeat migrate`."""
 
 import click
 from alembic import command as alembic_command
@@ -45,7 +45,7 @@ def _url(config: str) -> URL:
     try:
         return database_url(get_appsettings(config))
     except SettingsError:
-        # Of a pipeline or the like, only the application itself knows its settings.
+        # In a pipeline, only the application itself knows its settings.
         with application(config) as heartbeat:
             return heartbeat.engine.url
 
@@ -53,6 +53,6 @@ def _url(config: str) -> URL:
 def own_chain(config: str) -> Config | None:
     """Return the application's own Alembic configuration, if its .ini file has one."""
     own = Config(config.partition("#")[0])
-    # Asked this way, since Config raises where the whole section is missing.
+    # Config itself raises an error where the whole section is missing.
     has_one = own.file_config.has_option(own.config_ini_section, "script_location")
     return own if has_one else None

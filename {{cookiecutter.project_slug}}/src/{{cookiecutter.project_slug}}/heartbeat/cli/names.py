@@ -1,4 +1,4 @@
-"""Names of flows on the command line, which a shell can complete."""
+"""Names of flows as arguments, which a shell can complete."""
 
 from contextlib import suppress
 
@@ -18,7 +18,7 @@ class FlowNameType(click.types.StringParamType):
     def shell_complete(
         self, ctx: click.Context, _param: click.Parameter, incomplete: str
     ) -> list[CompletionItem]:
-        """Return the flows whose names begin so; none where the application does not start."""
+        """Return the flows whose names begin so; none if the application does not start."""
         names: set[str] = set()
         with (
             suppress(Exception),

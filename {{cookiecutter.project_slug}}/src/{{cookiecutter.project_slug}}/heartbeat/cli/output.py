@@ -1,4 +1,4 @@
-"""What commands print: tables and records for people, JSON for programs."""
+"""The output of commands: tables and records for people, JSON for programs."""
 
 import json
 import shutil
@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import click
-from pydantic import BaseModel
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from ..db import stored
+from ..members import as_json
 from ..printing import printable
 
 # More columns than any table needs.
@@ -23,7 +22,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, 
 
 def print_json(value: object) -> None:
     """Print members, a list of them, or a mapping."""
-    click.echo(json.dumps(value, default=_as_json, indent=2))
+    click.echo(json.dumps(value, default=as_json, indent=2))
 
 
 def print_table(title: str, rows: Sequence[Mapping[str, object]]) -> None:
@@ -64,7 +63,3 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.3f}"
     return "" if value is None else printable(" ".join(str(value).split()))
-
-
-def _as_json(value: object) -> object:
-    return value.model_dump() if isinstance(value, BaseModel) else stored.show(value)

@@ -21,7 +21,7 @@ from ..db.types import (
     SlotTime,
     StoredTime,
 )
-from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
+from ..schedules.tolerance import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
 from .data_flow_run import DataFlowRun
 from .meta import EngineBase, TimestampMixin
 from .obstacle import Obstacle

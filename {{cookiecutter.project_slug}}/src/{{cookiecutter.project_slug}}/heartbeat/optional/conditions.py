@@ -15,10 +15,10 @@ from ..core import Heartbeat
 from ..db import backend_of
 from ..db.flow_session import flow_transaction
 from ..db.types import UTCDateTime
-from ..errors import ConfigurationError, DeclarationError, ScheduleError, did_you_mean
+from ..definition import FlowDefinition
+from ..errors import ConfigurationError, DeclarationError, ScheduleError
 from ..models import NEVER_SCHEDULED, DataFlow, Obstacle
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
-from ..registry import FlowDefinition
 from ..run import Run, Window
 from ..run_log import RunLog
 from ..runs.claim import READ
@@ -27,6 +27,7 @@ from ..runs.execute import configuration_of
 from ..runs.fork import call_flow
 from ..runs.unreadable import problem_of
 from ..tracebacks import text_of
+from ..validation import did_you_mean
 
 # A condition that takes longer, in seconds, is worth a line in the log: all of the beat waits.
 LONG = 1.0

@@ -1,4 +1,4 @@
-"""Optional: slows down who guesses tokens. Calls with a valid one are never counted."""
+"""Optional: limits refused attempts. Calls with a valid token are never counted."""
 
 import logging
 import math
@@ -15,19 +15,19 @@ log = logging.getLogger(__name__)
 
 
 def includeme(config: Configurator) -> None:
-    """Let the guard ask, after each refusal, how long that address has to wait."""
+    """Add the function that the guard calls after each refusal."""
     try:
         from limits import RateLimitItemPerMinute
         from limits.storage import MemoryStorage
         from limits.strategies import MovingWindowRateLimiter
     except ModuleNotFoundError:
-        log.warning("guesses of tokens are not slowed down: the package limits is not installed")
+        log.warning("refused attempts are not limited: the package limits is not installed")
         return
     limit = RateLimitItemPerMinute(REFUSED_A_MINUTE)
     limiter = MovingWindowRateLimiter(MemoryStorage())
 
     def seconds_to_wait(address: Address | None) -> int | None:
-        """Count a refused call; return None up to the limit, then the seconds until a next one."""
+        """Count a refused attempt; return None up to the limit, then the seconds to wait."""
         key = _key(address)
         if limiter.hit(limit, key):
             return None
@@ -38,7 +38,7 @@ def includeme(config: Configurator) -> None:
 
 
 def _key(address: Address | None) -> str:
-    """Return what is counted together: all of a /64, which is what one IPv6 customer has."""
+    """Return the key of a limit: the /64 of an IPv6 address, since one customer has all of it."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, 64), strict=False))
     return str(address)

@@ -27,11 +27,11 @@ from sqlalchemy.orm import Session, SessionTransaction
 from ..core import Heartbeat, make_heartbeat
 from ..db import backend_of
 from ..db.flow_session import FlowSession
+from ..definition import FlowDefinition
 from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
 from ..models import RunStatus
 from ..redaction import shorten
-from ..registry import FlowDefinition
 from ..run import ClaimedRun
 from ..run_log import RunLog
 from ..runs.execute import execute

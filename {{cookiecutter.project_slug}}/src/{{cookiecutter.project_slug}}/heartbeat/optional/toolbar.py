@@ -17,7 +17,7 @@ def includeme(config: Configurator) -> None:
 
 
 def restrict(registry: Any) -> None:
-    """Add our condition to that under which the toolbar records a request."""
+    """Add our condition to the one under which the toolbar records a request."""
     toolbar: Any = sys.modules.get("pyramid_debugtoolbar.toolbar")
     if toolbar is None:
         return

@@ -10,12 +10,12 @@ from typing import Any
 from ..core import Heartbeat
 from ..db import backend_of
 from ..db.flow_session import FlowSession, ending, flow_transaction
+from ..definition import FlowDefinition
 from ..errors import ClaimLostError, ConfigurationError, HandlerNotRegisteredError, ResultError
 from ..json_values import json_problem, parse_json
 from ..models import RunStatus
 from ..printing import printable
 from ..redaction import describe_error
-from ..registry import FlowDefinition
 from ..run import ClaimedRun, Run, Window
 from ..run_log import RunLog
 from ..tracebacks import is_a, type_name

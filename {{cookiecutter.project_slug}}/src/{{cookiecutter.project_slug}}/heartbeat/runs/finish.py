@@ -15,11 +15,11 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import backend_of, begin_writing
+from ..definition import MAX_INTEGER
 from ..errors import Cancelled, ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..redaction import describe_error
-from ..registry import MAX_INTEGER
 from ..run import ClaimedRun
 from .record import record, write_end
 from .retry import follow_failure

@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session, defer
 
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..definition import FlowDefinition
 from ..errors import ScheduleError
 from ..migrations import require_current
 from ..models import DataFlow
-from ..registry import FlowDefinition
 from ..schedules.rule import first_slot, rescheduled
 from .unreadable import problem_of
 

@@ -3,25 +3,20 @@
 Each function is a step within a transaction: it locks the flow's row, and the caller commits.
 """
 
-from collections import defaultdict
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import errors
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..definition import FlowDefinition
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
-from ..registry import FlowDefinition
 from ..run import ClaimedRun, Window
 from ..schedules.rule import Rule
+from ..validation import validate_input
 from .claim import take_pending
 from .release import remember_claims
 from .unreadable import require_readable
-
-_Input = TypeVar("_Input", bound=BaseModel)
 
 
 def claim_now(heartbeat: Heartbeat, name: str) -> ClaimedRun:
@@ -101,18 +96,6 @@ def rule_of(heartbeat: Heartbeat, flow: DataFlow) -> Rule:
     if definition := heartbeat.flows.get(flow.handler):
         return definition.rule_of(flow)
     return Rule(flow.run_interval, flow.cron, flow.timezone)
-
-
-def validate_input(model: type[_Input], given: object, *place: str) -> _Input:
-    """Return `given` as `model`. Raises InputError with all problems by field, below `place`."""
-    try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        problems = defaultdict[str, list[str]](list)
-        for problem in error.errors(include_url=False, include_context=False):
-            text = problem["msg"].removeprefix("Value error, ")
-            problems[".".join(map(str, (*place, *problem["loc"])))].append(text)
-        raise errors.InputError(problems) from error
 
 
 def check_configuration(definition: FlowDefinition, flow: DataFlow) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from ..definition import FlowDefinition
 from ..models import DataFlow, DataFlowRun, Trigger
-from ..registry import FlowDefinition
 from ..run import ClaimedRun
 
 # A run that kills its process each time is given up after this many attempts.

@@ -1,4 +1,4 @@
-"""Windows of the day, such as 22:00-06:00, by the clocks of a time zone."""
+"""Daily windows, such as 22:00-06:00, in a time zone."""
 
 import re
 from datetime import datetime

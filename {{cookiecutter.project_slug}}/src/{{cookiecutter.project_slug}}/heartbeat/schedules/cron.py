@@ -1,4 +1,4 @@
-"""The times of a cron expression, day by day, also where clocks are set twice a year.
+"""The times of a cron expression, day by day, with daylight saving time.
 
 As in Debian's cron, an expression with a star in its minutes or hours follows local time: twice
 through an hour that comes twice, and never through one that is left out. Any other one runs once
@@ -44,7 +44,7 @@ class Cron:
 def read_cron(expression: str) -> Cron:
     """Read five fields, with names such as MON, or a word such as @daily.
 
-    Raises ScheduleError for what cannot be read, and for what never comes, as 30 February.
+    Raises ScheduleError for an invalid expression, and for one without times, such as 30 February.
     """
     text = _WORDS.get(expression.strip().lower(), expression)
     parts = text.split()
@@ -69,7 +69,8 @@ def times_of(expression: str, zone: str, day: date) -> list[datetime]:
     A day starts when local time first reaches its midnight, so each moment belongs to one day, also
     where local time is set past midnight: ahead, over a whole day as in Apia in 2011, or back.
     """
-    cron, there = read_cron(expression), read_zone(zone)
+    cron = read_cron(expression)
+    there = read_zone(zone)
     # A time that is left out belongs to the day that it is moved to.
     days = [that for that in (day - 2 * DAY, day - DAY, day) if cron.includes(that)]
     if not days:

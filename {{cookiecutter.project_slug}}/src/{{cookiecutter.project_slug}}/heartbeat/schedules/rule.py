@@ -1,4 +1,4 @@
-"""A flow's rule, and what follows: which slot is due, how many were missed, what comes next."""
+"""A flow's rule: which slot is due, how many were missed, and which ones are next."""
 
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ from .every import rescheduled as one_interval_later
 MOMENT = timedelta.resolution
 # How far apart two slots may lie: 29 February is on each day of the week within 40 years.
 MAX_GAP = 41 * 366 * DAY
-# Slots end a little before the calendar does, in the year 9999, so that any zone can show them.
+# Slots end shortly before the calendar, in the year 9999, so that any zone can show them.
 LAST_DAY = date.max - 2 * DAY
 LAST_SLOT = datetime.combine(LAST_DAY, time(), UTC)
-# So many missed slots are counted, half a year of each minute; then half of the rest is left out.
+# This many missed slots are counted, half a year of each minute; then half of the rest is skipped.
 MAX_COUNTED = 250_000
 
 
@@ -28,9 +28,9 @@ MAX_COUNTED = 250_000
 class Rule:
     """When a flow is due: `every` some seconds, or at the times of `cron` in `timezone`.
 
-    between: the window of the day, in `timezone`; a slot outside of it is none, and not missed.
-    catch_up: of several slots that passed "once" runs the latest; "skip" does if that one is at
-        most `grace` seconds old (by default one interval), or else none; "all" runs each.
+    between: the daily window, in `timezone`. A time outside it is not a slot, and not missed.
+    catch_up: which of several slots that have passed run. "once" runs the latest; "skip" does so if
+        it is at most `grace` seconds old (by default one interval); "all" runs each.
     """
 
     every: int | None = None
@@ -47,7 +47,7 @@ class Rule:
 
 
 def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) -> Due:
-    """Return what is due at `now` of the slots from `next_slot` on, and where the flow goes on.
+    """Return which of the slots from `next_slot` on is due at `now`, and the one after it.
 
     The `first` claim of an `every` flow sets its grid, if its window is open then. Raises
     ScheduleError if the calendar ends before the next slot, in the year 9999.
@@ -55,47 +55,59 @@ def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) 
     if rule.every and first and next_slot <= now and is_open(rule.between, rule.timezone, now):
         next_slot = now
     try:
-        found = _latest_due(rule, next_slot, now)
+        if rule.catch_up != "all" and rule.every and rule.between is None:
+            found = latest_due(next_slot, rule.every, now)
+        else:
+            found = _count_due(rule, next_slot, now)
     except OverflowError:
         raise _no_slot_left(rule) from None
-    if rule.catch_up == "skip" and found.slot:
-        interval = max(found.slot - slot_before(rule, found.slot), MINUTE)
-        if now - found.slot > (timedelta(seconds=rule.grace) if rule.grace else interval):
-            return Due(None, found.missed_slots + 1, found.next_slot)
+    if rule.catch_up == "skip" and found.slot and now - found.slot > _grace(rule, found.slot):
+        return Due(None, found.missed_slots + 1, found.next_slot)
     return found
 
 
-def _latest_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
-    """Return the latest slot that is due, or the oldest one with `catch_up="all"`."""
-    if rule.every and rule.between is None and rule.catch_up != "all":
-        return latest_due(next_slot, rule.every, now)
+def _count_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
+    """Return the slot that is due, by counting the slots one by one: with "all" the oldest one."""
     slot = next_after(rule, next_slot - MOMENT, next_slot)
     if slot > now:
         return Due(None, 0, slot)
-    missed_slots, later = 0, slots_after(rule, slot)
-    while (following := _next_of(rule, later)) <= now and rule.catch_up != "all":
-        slot, missed_slots = following, missed_slots + 1
+    later = slots_after(rule, slot)
+    following = _next_of(rule, later)
+    if rule.catch_up == "all":
+        return Due(slot, 0, following)
+    missed_slots = 0
+    while following <= now:
+        slot = following
+        missed_slots += 1
         if missed_slots % MAX_COUNTED == 0:
             later = slots_after(rule, now - (now - slot) / 2, slot)
+        following = _next_of(rule, later)
     return Due(slot, missed_slots, following)
 
 
+def _grace(rule: Rule, slot: datetime) -> timedelta:
+    """Return how old a slot may be that `catch_up="skip"` runs."""
+    if rule.grace:
+        return timedelta(seconds=rule.grace)
+    return max(slot - slot_before(rule, slot), MINUTE)
+
+
 def first_slot(rule: Rule, now: datetime, start: Literal["now", "next"] = "now") -> datetime:
-    """Return where a new flow begins: `every` at once, or after an interval; `cron` at its time."""
+    """Return the first slot of a new flow: `every` at once or after an interval, `cron` in time."""
     if not rule.every:
         return next_after(rule, now)
     return _opening(rule, now + timedelta(seconds=rule.every if start == "next" else 0))
 
 
 def rescheduled(rule: Rule, last_slot: datetime | None, now: datetime) -> datetime:
-    """Return the next slot after the rule was changed, which never is one that has passed."""
+    """Return the next slot after the rule was changed, which is never in the past."""
     if not rule.every:
         return next_after(rule, now)
     return _opening(rule, one_interval_later(last_slot, rule.every, now))
 
 
 def next_slots(rule: Rule, next_slot: datetime, now: datetime, number: int = 5) -> list[datetime]:
-    """Return the next slots, for people: the one that is due now, if there is one, and more."""
+    """Return the next slots to show: the one that is due now, if there is one, and later ones."""
     found = due(rule, next_slot, now)
     slot = found.slot or found.next_slot
     return [slot, *islice(slots_after(rule, slot), number - 1)]
@@ -113,8 +125,8 @@ def slots_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> I
     """Yield the slots after `moment`, each later than the one before, until the calendar ends.
 
     Those of `every` lie on the grid through `grid`, or through `moment`; a grid that never meets
-    the window of the day begins anew where that opens. Raises ScheduleError for a cron
-    expression that never does.
+    the daily window begins again where that opens. Raises ScheduleError for a cron expression that
+    never meets it.
     """
     return _cron_slots(rule, moment) if not rule.every else _grid_slots(rule, moment, grid)
 
@@ -135,7 +147,8 @@ def _cron_slots(rule: Rule, moment: datetime) -> Iterator[datetime]:
 
 
 def _grid_slots(rule: Rule, moment: datetime, grid: datetime | None) -> Iterator[datetime]:
-    step, last = timedelta(seconds=rule.every or 0), moment
+    step = timedelta(seconds=rule.every or 0)
+    last = moment
     slot = moment - (moment - (grid or moment)) % step
     while LAST_SLOT - slot > step:
         slot += step
@@ -167,7 +180,7 @@ def slot_before(rule: Rule, slot: datetime) -> datetime:
 
 
 def _opening(rule: Rule, moment: datetime) -> datetime:
-    """Return the first moment from `moment` on at which the window of the day is open."""
+    """Return the first moment from `moment` on at which the daily window is open."""
     while not is_open(rule.between, rule.timezone, moment):
         moment = moment.replace(second=0, microsecond=0) + MINUTE
     return moment

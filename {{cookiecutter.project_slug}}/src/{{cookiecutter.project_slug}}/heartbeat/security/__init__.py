@@ -1,1 +1,1 @@
-"""Who may call: tokens, and the guard that every view of the engine stands behind."""
+"""Authorisation of callers: tokens, addresses, and Pyramid's security policy."""

@@ -1,6 +1,6 @@
-"""Where a call comes from, and whether that is allowed. Pure functions; what is unclear is refused.
+"""The address of a caller, and whether it is allowed. Pure functions.
 
-Only a peer that is a trusted proxy is believed about whom it forwards for.
+The header `X-Forwarded-For` is read only from a trusted proxy.
 """
 
 import re
@@ -18,25 +18,25 @@ _MAPPED_BITS = 96
 def parse_networks(value: object) -> object:
     """Return the networks of a setting: separated by spaces, commas or new lines.
 
-    A single address is a network of one. Raises ValueError for what is no network and for none.
+    A single address is a network of one. Raises ValueError for an invalid or an empty list.
     """
     if value is None or isinstance(value, tuple):
         return value
     words = re.findall(r"[^\s,]+", str(value))
     if not words:
-        raise ValueError("is set but names no address: nobody could call; remove it to allow any")
+        raise ValueError("is set but empty, so no address is allowed: remove it to allow any")
     return tuple(_parse_network(word) for word in words)
 
 
 def client_address(
     peer: str | None, forwarded: str | None, trusted: Sequence[Network]
 ) -> Address | None:
-    """Return who calls, or None where that cannot be told.
+    """Return the address of the caller, or None if it is unknown.
 
     peer: the address at the other end of the connection (`REMOTE_ADDR`).
     forwarded: the header `X-Forwarded-For`. It is read only if the peer is a trusted proxy, from
-    the right: the first address that is no trusted proxy is the caller. One that cannot be read
-    makes the whole chain worthless.
+    the right: the first address that is not a trusted proxy is the caller. With an invalid
+    address before that one, the caller is unknown.
     """
     chain = [*([] if forwarded is None else forwarded.split(",")), peer or ""]
     for part in reversed(chain):
@@ -47,7 +47,7 @@ def client_address(
 
 
 def is_within(address: Address, networks: Sequence[Network]) -> bool:
-    """Tell whether an address lies in one of the networks."""
+    """Return whether an address is in one of the networks."""
     return any(address.version == net.version and address in net for net in networks)
 
 
@@ -75,7 +75,7 @@ def _parse_network(word: str) -> Network:
     try:
         network = ip_network(word)
     except ValueError as error:
-        raise ValueError(f"{word!r} is no address and no network ({error})") from None
+        raise ValueError(f"{word!r} is neither an address nor a network ({error})") from None
     mapped = isinstance(network, IPv6Network) and network.network_address.ipv4_mapped
     if mapped and network.prefixlen >= _MAPPED_BITS:
         return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))

@@ -20,7 +20,7 @@ QUERY_NAMES = {"token", "access_token", "api_key", "heartbeat_token", "x-heartbe
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: an address, where it can be told, and the token, where one was sent."""
+    """The caller: an address, where it is known, and the permission and name of its token."""
 
     address: Address | None
     permission: str | None = None
@@ -28,32 +28,33 @@ class Caller:
 
     @property
     def source(self) -> str:
-        """How the caller is named in a beat's row."""
+        """The caller, as a beat's row names it."""
         return " ".join(word for word in (str(self.address or "unknown"), self.token_name) if word)
 
     def may(self, permission: str) -> bool:
-        """Tell whether the token gives a permission; an operator's gives both."""
+        """Return whether the token gives a permission; an operator's gives both."""
         return permission == self.permission or (permission, self.permission) == (BEAT, OPERATE)
 
 
 class HeartbeatSecurityPolicy:
     """The policy of the rendered application: permissions follow from the token that is sent.
 
-    The operator's token may do everything, the scheduler's may beat, and nobody else may do either.
+    The operator's token may do everything, the scheduler's may beat. Without a valid token, neither
+    is permitted.
     """
 
     def identity(self, request: Request) -> Caller | None:
-        """Return who calls, if a valid token says so."""
+        """Return the caller, if it has a valid token."""
         caller = identify(request)
         return caller if caller.permission else None
 
     def authenticated_userid(self, request: Request) -> str | None:
-        """Return a name for who calls, if a valid token says so."""
+        """Return a name of the caller, if it has a valid token."""
         caller = identify(request)
         return caller.token_name or caller.permission
 
     def permits(self, request: Request, _context: object, permission: str) -> Allowed | Denied:
-        """Tell whether the caller has a permission of the engine's."""
+        """Return whether the caller has a permission of the engine."""
         may = identify(request).may(permission)
         return Allowed("a valid token") if may else Denied("no valid token")
 
@@ -65,13 +66,14 @@ class HeartbeatSecurityPolicy:
 
 
 def identify(request: Request) -> Caller:
-    """Return who calls: from what address, and with which token."""
+    """Return the caller of a request, from its address and its token."""
     heartbeat = request.heartbeat
-    headers, trusted = request.headers, heartbeat.settings.trusted_proxies or ()
+    headers = request.headers
+    trusted = heartbeat.settings.trusted_proxies or ()
     address = client_address(request.remote_addr, headers.get("X-Forwarded-For"), trusted)
     presented = presented_token(headers.get("Authorization"), headers.get("X-Heartbeat-Token"))
     if not _token_in_query(request, heartbeat) and presented is not None:
-        # A secret that stands in both files, by mistake, may do the lesser of the two.
+        # A secret that is in both files by mistake gets the lesser permission.
         for permission, tokens in ((BEAT, heartbeat.tokens), (OPERATE, heartbeat.operator_tokens)):
             if (token := tokens.match(presented)) is not None:
                 return Caller(address, permission, token.name)
@@ -81,7 +83,7 @@ def identify(request: Request) -> Caller:
 def _token_in_query(request: Request, heartbeat: Any) -> bool:
     query = request.environ.get("QUERY_STRING", "")
     try:
-        # Decoded as headers are: each byte is one character. No call needs as many fields.
+        # Decoded like headers: each byte is one character. No call needs that many fields.
         fields = parse_qsl(query, keep_blank_values=True, encoding="latin-1", max_num_fields=50)
     except ValueError:
         return True

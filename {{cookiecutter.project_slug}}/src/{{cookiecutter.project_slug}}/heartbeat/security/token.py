@@ -1,6 +1,6 @@
-"""Secret tokens: from the settings or a file, compared without telling anything.
+"""Secret tokens from the settings or a file, compared in constant time.
 
-A line of a file is a secret, and after a space the name it goes by in the history.
+A line of a file is a secret and, after a space, the name of the token in the history.
 """
 
 import hmac
@@ -22,14 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A secret and the name it goes by, if it has one. It is never shown."""
+    """A secret, which is never shown, and its name, if it has one."""
 
     secret: str = field(repr=False)
     name: str = ""
 
     @property
     def fingerprint(self) -> str:
-        """Eight characters that tell this token from others, and tell nobody what it is."""
+        """Eight characters that identify this token and do not disclose it."""
         return sha256(self.secret.encode()).hexdigest()[:8]
 
 
@@ -45,15 +45,15 @@ class Tokens:
     file: Path | None = None
     weakness: Callable[[str], str | None] = lambda _secret: None
     problem: str = field(default="", init=False)
-    # What the file was when it was read, and its tokens: one value, since threads share it.
+    # The state of the file when it was read, and its tokens: one value, since threads share it.
     _read: tuple[tuple[int, ...], Sequence[Token]] = field(default=((), ()), repr=False)
 
     def all(self) -> list[Token]:
-        """Return all valid tokens. A file that is missing counts as empty."""
+        """Return all valid tokens. A missing file counts as empty."""
         return [*([Token(self.value)] if self.value else []), *self._from_file()]
 
     def match(self, presented: str) -> Token | None:
-        """Return the token that a header's text is, compared in constant time with each."""
+        """Return the token that a header presents. Each is compared in constant time."""
         digest = sha256(presented.encode(_HEADER_ENCODING, "replace")).digest()
         found = None
         for token in self.all():
@@ -110,7 +110,7 @@ def read_tokens(file: Path) -> Sequence[Token]:
 
 
 def tokens_in(text: str) -> list[Token]:
-    """Return the tokens of a file's text; empty lines and those that begin with # are no tokens."""
+    """Return the tokens of a file's text. Empty lines and lines that begin with # are skipped."""
     lines = (line for line in text.splitlines() if not line.lstrip().startswith("#"))
     words = (line.split(maxsplit=1) for line in lines)
     return [Token(word[0], word[1].strip() if len(word) > 1 else "") for word in words if word]

@@ -1,1 +1,1 @@
-"""The engine's views. Each is guarded by the deriver of `views/guard.py`."""
+"""The engine's views. Each is guarded by the deriver in `guard.py`."""

@@ -1,4 +1,4 @@
-"""What a caller prefers: the header `Prefer` of RFC 7240, as far as a beat can heed it."""
+"""The preferences of a caller: the header `Prefer` (RFC 7240)."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LONGEST_WAIT = 300
 
-# A comma or a semicolon within quotes parts nothing; a quote that is not closed goes to the end.
+# A comma or a semicolon in quotes is no separator. An open quote ends with the text.
 _QUOTED = r'"(?:[^"\\]|\\.?)*+"?'
 _PREFERENCE = re.compile(rf'(?:[^",]|{_QUOTED})+')
 _WITHOUT_PARAMETERS = re.compile(rf'(?:[^";]|{_QUOTED})+')
@@ -14,14 +14,14 @@ _WITHOUT_PARAMETERS = re.compile(rf'(?:[^";]|{_QUOTED})+')
 
 @dataclass(frozen=True, slots=True)
 class Preferences:
-    """The preferences that a beat knows; `wait` is in seconds."""
+    """The preferences that a beat supports. `wait` is in seconds."""
 
     respond_async: bool = False
     wait: int | None = None
     representation: bool = False
 
     def applied(self) -> str:
-        """Return the value of `Preference-Applied`, empty if nothing was."""
+        """Return the value of `Preference-Applied`; empty if there is none."""
         words = [
             "respond-async" if self.respond_async else "",
             "" if self.wait is None else f"wait={self.wait}",
@@ -31,10 +31,10 @@ class Preferences:
 
 
 def parse_preferences(headers: Iterable[str]) -> Preferences:
-    """Return what the headers `Prefer` ask for.
+    """Return the preferences of the headers `Prefer`.
 
-    As RFC 7240 says: of one preference the first counts, and what is unknown or cannot be read is
-    passed over. A longer `wait` than 300 seconds is taken for 300.
+    According to RFC 7240, the first of equal preferences counts, and unknown or invalid ones are
+    ignored. `wait` is limited to 300 seconds.
     """
     found: dict[str, str] = {}
     for preference in _PREFERENCE.findall(",".join(headers)):
@@ -44,7 +44,7 @@ def parse_preferences(headers: Iterable[str]) -> Preferences:
     wait = found.get("wait", "")
     return Preferences(
         respond_async=found.get("respond-async") == "",
-        # No more digits are read than that: Python refuses to read thousands.
+        # At most nine digits: Python refuses to read thousands of them.
         wait=min(int(wait[:9]), LONGEST_WAIT) if wait.isascii() and wait.isdigit() else None,
         representation=found.get("return", "").lower() == "representation",
     )

@@ -1,4 +1,4 @@
-"""Which requests the engine's views refuse, and with what reply."""
+"""Refusals of requests to the engine's views, in the order of the contract."""
 
 import logging
 from http import HTTPStatus
@@ -23,7 +23,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Response | None:
-    """Return the refusal of a request, or None if it may pass."""
+    """Return the refusal of a request, or None if it is accepted."""
     if permission == BEAT and methods and request.heartbeat.settings.allow_get:
         methods = (*methods, "GET")
     caller = request.environ["heartbeat.caller"] = identify(request)
@@ -36,7 +36,7 @@ def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Respo
 def _refusal(
     request: Request, caller: Caller, permission: str, methods: tuple[str, ...]
 ) -> Response | None:
-    """Return the first refusal there is. Their order is the contract's."""
+    """Return the first refusal. Their order is part of the contract."""
     if methods and request.method not in methods:
         allowed = ", ".join(methods)
         return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", {"Allow": allowed})
@@ -62,34 +62,34 @@ def _refuse_token(request: Request, caller: Caller) -> Response:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
     throttle = request.registry.get("heartbeat.throttle")
     if throttle and (seconds := throttle(caller.address)):
-        detail, headers = "too many calls without a valid token", {"Retry-After": str(seconds)}
-        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers)
+        detail = "too many calls without a valid token"
+        return problem(HTTPStatus.TOO_MANY_REQUESTS, detail, {"Retry-After": str(seconds)})
     detail = "send a valid token in the header `Authorization: Bearer TOKEN`, and never in the URL"
     return problem(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})
 
 
 def _may(request: Request, caller: Caller, permission: str) -> bool:
-    """Tell whether the caller may: by its token, or as an operator by the application's policy."""
+    """Return whether the token gives a permission, or for an operator the application's policy."""
     if caller.may(permission):
         return True
-    if permission == BEAT:  # which no cookie can ever authorise
+    if permission == BEAT:  # which a cookie never authorises
         return not request.heartbeat.settings.require_token
     if not _policy_permits(request):
         return False
     if request.method not in SAFE_METHODS:
-        # What authorised this may be a cookie, which a browser sends for any site that asks.
+        # A cookie may have authorised this, which a browser sends for requests of any site.
         _check_csrf(request)
     return True
 
 
 def _policy_permits(request: Request) -> bool:
-    """Ask the application's policy, about the root that its own views have."""
+    """Return whether the application's policy permits operating, in its own root context."""
     if request.registry.queryUtility(ISecurityPolicy) is None:
         return False
     root_factory = request.registry.queryUtility(IRootFactory, default=Root)
     try:
         return bool(request.has_permission(OPERATE, root_factory(request)))
-    except HTTPException:  # as some send strangers to a login page
+    except HTTPException:  # some policies redirect to a login page
         return False
 
 
@@ -101,18 +101,18 @@ def _check_csrf(request: Request) -> None:
         if hasattr(request, "session"):
             raise
         detail = (
-            "this application has no session factory and no CSRF storage policy of its own, and so "
-            "accepts no changes from a browser: send the operators' token in a header"
+            "this application has no session factory and no CSRF storage policy, so it accepts "
+            "no changes from a browser: send the operators' token in a header"
         )
         raise exception_response(403, detail=detail) from error
 
 
 def _refuse_body(request: Request) -> Response | None:
-    """Refuse what is too large: by what it says of itself, else by reading no more than that."""
+    """Refuse a body that is too large by its length, or after reading up to the limit."""
     too_large = (request.content_length or 0) > LARGEST_BODY
     try:
         body = b"" if too_large else request.body_file_raw.read(LARGEST_BODY + 1)
-    except Exception:  # noqa: BLE001 - each server has its own errors for chunks that are none
+    except Exception:  # noqa: BLE001 - each server has its own errors for invalid chunks
         return problem(HTTPStatus.BAD_REQUEST, "the body cannot be read")
     if too_large or len(body) > LARGEST_BODY:
         return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body may have 64 KiB at most")

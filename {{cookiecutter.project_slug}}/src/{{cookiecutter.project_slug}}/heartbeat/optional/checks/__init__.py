@@ -1,4 +1,4 @@
-"""Checks a project before it serves."""
+"""Optional: checks of a project before it serves."""
 
 import click
 

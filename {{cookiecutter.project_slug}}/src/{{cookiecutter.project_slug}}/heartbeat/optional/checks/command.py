@@ -1,4 +1,4 @@
-"""The command that says whether all is in order, before anybody has to find out."""
+"""The command `heartbeat check`."""
 
 from collections.abc import Iterator, Sequence
 from io import StringIO
@@ -34,9 +34,9 @@ Finding = tuple[bool, str]
 @click.command()
 @config_option
 def check(config: str) -> None:
-    """Check settings, database, migrations, secrets and flows, a line each.
+    """Check settings, database, migrations, secrets and flows, with a line for each.
 
-    No server is started and nothing is written. The exit code is 1 if something is wrong.
+    No server is started and nothing is written. The exit code is 1 if there is a problem.
     """
     findings = [(True, "settings"), _engine()]
     with application(config) as heartbeat:
@@ -57,7 +57,8 @@ def _engine() -> Finding:
 def _secrets(heartbeat: Heartbeat, _config: str) -> Iterator[Finding]:
     roles = {"scheduler": heartbeat.tokens, "operator": heartbeat.operator_tokens}
     for role, tokens in roles.items():
-        file, valid = tokens.file, tokens.all()
+        valid = tokens.all()  # sets tokens.problem
+        file = tokens.file
         if tokens.problem:
             yield False, f"{file}: {tokens.problem}"
         elif file and file.exists() and file.stat().st_mode & 0o077:
@@ -73,7 +74,7 @@ def _server(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
     pool = cast("QueuePool", heartbeat.engine.pool)
     web = f"web threads: {threads} (each waiting beat holds one)"
     own = f"workers: {heartbeat.settings.workers}"
-    # With one thread, nothing else would be answered while a beat waits.
+    # With one thread, no other request would be answered while a beat waits.
     yield threads > 1, f"{web}, {own}, database connections: {pool.size()} kept, more when needed"
     if backend_of(heartbeat.engine).has_one_writer:
         yield True, "SQLite has one writer at a time: others wait for a flow that has written"
@@ -111,7 +112,7 @@ def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
 def _models(engine: Engine, own: Config, config: str) -> Finding:
     """Compare your models with the database, as `alembic check` does.
 
-    Tables that no model describes are no difference: a flow may have created them.
+    Tables without a model are not a difference: a flow may have created them.
     """
     own.stdout = StringIO()
     steps: list[tuple[str, str, str]] = []
@@ -140,8 +141,8 @@ def _models(engine: Engine, own: Config, config: str) -> Finding:
 
 
 def _step(diff: Sequence[Any]) -> tuple[str, str, str]:
-    """Return what Alembic would do, in which table, and with what in it."""
-    # The changes of a column are a list: the first one stands for all.
+    """Return the action of Alembic, its table, and the name of the item in it."""
+    # The changes of a column are a list, of which the first one is shown.
     action, item, *rest = diff[0] if isinstance(diff, list) else diff
     if item is None or isinstance(item, str):  # the schema
         return action, rest[0], getattr(rest[1], "name", rest[1])

@@ -7,8 +7,8 @@ from pathlib import Path
 def changed_files() -> list[str]:
     """Return the engine's files that differ from its MANIFEST, and those that were added.
 
-    Line ends do not count, since a checkout may convert them. Nor do files of a kind that the
-    engine does not have, or hidden ones: editors, desktops and Python leave those everywhere.
+    Line ends are ignored, since a checkout may convert them. So are hidden files, and files of a
+    type that the engine does not have: editors, desktops and Python create those.
     """
     engine = Path(__file__).parents[2]
     if not (engine / "MANIFEST").is_file():

@@ -1,4 +1,4 @@
-"""Lets operators look at flows and runs and change them, over HTTP and by command."""
+"""Optional: routes and commands for operators, to view flows and runs and to change them."""
 
 import click
 from pyramid.config import Configurator
@@ -10,7 +10,7 @@ def includeme(config: Configurator) -> None:
 
 
 def commands() -> list[click.Command]:
-    """Return the commands that do the same."""
+    """Return the commands for operators."""
     from . import edit, flows, runs
 
     changing = [

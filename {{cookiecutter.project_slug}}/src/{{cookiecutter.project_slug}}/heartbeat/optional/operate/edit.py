@@ -1,4 +1,4 @@
-"""Commands that change flows, and the one that says what a flow does next."""
+"""Commands that change flows, and the command `heartbeat why`."""
 
 import functools
 import json
@@ -7,7 +7,6 @@ from contextlib import suppress
 from typing import Any
 
 import click
-from sqlalchemy.orm import Session
 
 from ...cli.application import command
 from ...cli.names import name_argument
@@ -16,31 +15,24 @@ from ...core import Heartbeat
 from ...errors import ScheduleError
 from ...members import FlowMembers
 from ...printing import printable
-from ...runs.request import lock_flow
-from ...runs.unreadable import require_readable
 from ...schedules.between import read_zone
 from . import operations
 from .flows import schedule_of
 from .why import describe
 
 
-def on_flow(step: Callable[..., str]) -> click.Command:
-    """Turn a step of bookkeeping on the flow NAME into a command that prints what it returns.
+def flow_command(work: Callable[..., tuple[FlowMembers, str]]) -> click.Command:
+    """Turn `work` into a command for the flow NAME. It returns the flow, and a message.
 
-    With --json, the command prints the members that the flow then has instead.
+    The command prints the message, or with --json the members of the flow.
     """
 
     @command
     @json_option
     @name_argument
-    @functools.wraps(step)
+    @functools.wraps(work)
     def called(heartbeat: Heartbeat, *, as_json: bool, **options: Any) -> None:
-        def work(session: Session) -> tuple[str, FlowMembers]:
-            done = step(session, heartbeat, **options)
-            [flow] = describe(heartbeat, session, options.get("new", options["name"]))
-            return done, flow
-
-        done, flow = heartbeat.transact(work)
+        flow, done = work(heartbeat, **options)
         if as_json:
             print_json(flow)
         else:
@@ -63,7 +55,7 @@ def _read_pairs(
     return values
 
 
-def flow_options(work: Callable[..., str]) -> Callable[..., str]:
+def flow_options(work: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for a flow's schedule and configuration."""
     every = click.option("--every", metavar="INTERVAL", help='How often, such as "10m".')
     cron = click.option("--cron", metavar="EXPRESSION", help='When instead, such as "0 3 * * *".')
@@ -81,55 +73,46 @@ def flow_options(work: Callable[..., str]) -> Callable[..., str]:
     return every(cron(zone(values(work))))
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if value is not None}
+def _given(**options: object) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
-@on_flow
-@click.option("--handler", metavar="NAME", required=True, help="Which flow of the code it calls.")
+@flow_command
+@click.option(
+    "--handler", metavar="NAME", required=True, help="The flow in the code that it calls."
+)
 @flow_options
 def add(
-    session: Session, heartbeat: Heartbeat, values: dict[str, Any], **options: str | None
-) -> str:
-    """Add the flow NAME: another one of a handler, with a configuration of its own."""
-    given = _given(options)
-    if values:
-        given["configuration"] = values
-    operations.add(session, heartbeat, given, "")
-    return f"added {options['name']}"
+    heartbeat: Heartbeat, name: str, values: dict[str, Any], **options: str | None
+) -> tuple[FlowMembers, str]:
+    """Add the flow NAME: another flow of a handler, with its own configuration."""
+    given = _given(**options, configuration=values or None)
+    return operations.add(heartbeat, {"name": name, **given}), f"added {name}"
 
 
-@on_flow
+@flow_command
 @flow_options
 def change(
-    session: Session,
-    heartbeat: Heartbeat,
-    name: str,
-    values: dict[str, Any],
-    **options: str | None,
-) -> str:
+    heartbeat: Heartbeat, name: str, values: dict[str, Any], **options: str | None
+) -> tuple[FlowMembers, str]:
     """Change the schedule or the configuration of the flow NAME.
 
     The other keys of its configuration stay. `heartbeat reset` returns to the declared schedule.
     """
-    given = _given(options)
+    given = _given(**options)
     if not given and not values:
         raise click.UsageError("give --every, --cron, --timezone or --set")
-    if values:
-        flow = lock_flow(session, heartbeat, name)
-        require_readable(flow)
-        given["configuration"] = {**(flow.configuration or {}), **values}
-    operations.change(session, heartbeat, name, given, "")
-    [flow_now] = describe(heartbeat, session, name)
-    return f"{name} runs {schedule_of(flow_now)}, with the configuration {flow_now.configuration}"
+    flow = operations.change(heartbeat, name, given, values)
+    done = f"{name} runs {schedule_of(flow)}, with the configuration {flow.configuration}"
+    return flow, done
 
 
-@on_flow
+@flow_command
 @click.argument("new")
-def rename(session: Session, heartbeat: Heartbeat, name: str, new: str) -> str:
-    """Call the flow NAME something NEW. Its history stays with it."""
-    operations.change(session, heartbeat, name, {"name": new}, "")
-    return f"renamed {name} to {new}{_comes_back(heartbeat, name)}"
+def rename(heartbeat: Heartbeat, name: str, new: str) -> tuple[FlowMembers, str]:
+    """Rename the flow NAME to NEW. It keeps its history."""
+    flow = operations.change(heartbeat, name, {"name": new})
+    return flow, f"renamed {name} to {new}{_comes_back(heartbeat, name)}"
 
 
 @command
@@ -140,31 +123,31 @@ def remove(heartbeat: Heartbeat, name: str) -> None:
     A run in progress commits nothing any more. Flows that are still declared in the code
     come back, as new ones, when the application starts again.
     """
-    runs = heartbeat.transact(lambda session: operations.remove(session, heartbeat, name))
+    runs = operations.remove(heartbeat, name)
     done = f"removed {name} and its {runs} runs{_comes_back(heartbeat, name)}"
     click.echo(printable(done, kept="\n"))
 
 
-@on_flow
-def reset(session: Session, heartbeat: Heartbeat, name: str) -> str:
+@flow_command
+def reset(heartbeat: Heartbeat, name: str) -> tuple[FlowMembers, str]:
     """Return the flow NAME to the schedule that the code declares."""
-    return f"{name} runs {operations.reset(session, heartbeat, name).declared_schedule} again"
+    flow = operations.reset(heartbeat, name)
+    return flow, f"{name} runs {heartbeat.flows[str(flow.handler)].schedule} again"
 
 
-@on_flow
-@click.option("--reason", metavar="TEXT", help="Why, for the record.")
-def pause(session: Session, heartbeat: Heartbeat, name: str, reason: str | None) -> str:
+@flow_command
+@click.option("--reason", metavar="TEXT", help="The reason, which is kept with the flow.")
+def pause(heartbeat: Heartbeat, name: str, reason: str | None) -> tuple[FlowMembers, str]:
     """Disable the flow NAME: it is no longer due. Its pending run is cancelled."""
     by = "paused from the command line" + (f": {reason}" if reason else "")
-    operations.change(session, heartbeat, name, {"enabled": False}, by)
-    return f"{name} is disabled"
+    flow = operations.change(heartbeat, name, {"enabled": False}, pause_reason=by)
+    return flow, f"{name} is disabled"
 
 
-@on_flow
-def resume(session: Session, heartbeat: Heartbeat, name: str) -> str:
+@flow_command
+def resume(heartbeat: Heartbeat, name: str) -> tuple[FlowMembers, str]:
     """Enable the flow NAME. However long it was disabled, it runs at most once for that time."""
-    operations.change(session, heartbeat, name, {"enabled": True}, "")
-    return f"{name} is enabled"
+    return operations.change(heartbeat, name, {"enabled": True}), f"{name} is enabled"
 
 
 @command

@@ -1,4 +1,4 @@
-"""The optional command that lists the flows."""
+"""The command that lists the flows."""
 
 from typing import Any
 

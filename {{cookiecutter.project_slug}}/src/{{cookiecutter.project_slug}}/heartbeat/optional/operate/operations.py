@@ -1,9 +1,10 @@
-"""What an operator does to flows, over HTTP or by command, and the validation of the input.
+"""The changes that an operator makes to flows, and the validation of the input.
 
-Each function is a step of bookkeeping: it locks the flow's row, and the caller commits. `by` says
-who does it, as in "paused by the operator at 10.0.0.1".
+Each function is one transaction, which locks the flow's row. `pause_reason` is kept with a flow
+that it disables, as in "paused by the operator at 10.0.0.1".
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -18,9 +19,10 @@ from ... import errors
 from ...core import Heartbeat
 from ...db import begin_writing
 from ...db.stored import Unreadable
+from ...definition import Cron, FlowName, Seconds, Zone
 from ...json_values import json_problem
+from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
-from ...registry import Cron, FlowName, Seconds, Zone
 from ...runs.execute import execute
 from ...runs.finish import cancel
 from ...runs.request import (
@@ -30,15 +32,16 @@ from ...runs.request import (
     claim_now,
     lock_flow,
     rule_of,
-    validate_input,
 )
 from ...runs.unreadable import require_readable, unreadable_columns
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
+from ...validation import validate_input
+from .why import describe
 
-# How long a run that is asked for waits for a worker that a claim reserves, in seconds.
+# How many seconds a requested run waits for a worker that another claim has reserved.
 CLAIM_SECONDS = 1.0
-# What a flow has before its first slot, and again with a new schedule if it cannot be read.
+# The values before the first slot. A new schedule restores them where a value is unreadable.
 NO_SLOTS: dict[str, Any] = dict.fromkeys(("last_slot_at", "window_starts_at", "backfill_until"))
 NO_SLOTS |= {"next_run_at": NEVER_SCHEDULED, "skipped_slots": 0}
 
@@ -50,7 +53,7 @@ def _storable(given: object) -> object:
 
 
 class FlowChange(BaseModel, extra="forbid"):
-    """What may be changed of a flow. `every` is in seconds, `timezone` a name of IANA's."""
+    """The changes of a flow. `every` is in seconds, `timezone` an IANA name."""
 
     name: FlowName = ""
     enabled: bool = True
@@ -61,64 +64,91 @@ class FlowChange(BaseModel, extra="forbid"):
 
 
 class NewFlow(FlowChange):
-    """What a flow is made of that no code declares: several may share a `handler`."""
+    """A flow that no code declares. Several flows may share a `handler`."""
 
     name: FlowName
     handler: str
 
 
-def add(session: Session, heartbeat: Heartbeat, given: object, by: str) -> DataFlow:
+def add(heartbeat: Heartbeat, given: Mapping[str, Any], pause_reason: str = "") -> FlowMembers:
     """Make a flow of a registered handler. Raises InputError, or NameTakenError."""
     new = validate_input(NewFlow, given)
     if (definition := heartbeat.flows.get(new.handler)) is None:
         known = ", ".join(sorted(heartbeat.flows)) or "none"
         message = f"{new.handler!r} is not registered; these are: {known}"
         raise errors.InputError({"handler": [message]})
-    flow = DataFlow(handler=new.handler, description=definition.description, timezone="UTC")
-    flow.created_at = heartbeat.clock.now()
-    flow.configuration = definition.new_configuration()
-    begin_writing(session, heartbeat.waiting_operators)
-    for column, value in definition.failure_options().items():
-        setattr(flow, column, value)
-    _apply(session, heartbeat, flow, new, by)
-    flow.next_run_at = first_slot(rule_of(heartbeat, flow), flow.created_at, definition.start)
-    return flow
+
+    def step(session: Session) -> DataFlow:
+        begin_writing(session, heartbeat.waiting_operators)
+        flow = DataFlow(handler=new.handler, timezone="UTC", **definition.failure_options())
+        flow.description = definition.description
+        flow.configuration = definition.new_configuration()
+        flow.created_at = heartbeat.clock.now()
+        _apply(session, heartbeat, flow, new, pause_reason)
+        flow.next_run_at = first_slot(rule_of(heartbeat, flow), flow.created_at, definition.start)
+        return flow
+
+    return _transact(heartbeat, step)
 
 
-def change(session: Session, heartbeat: Heartbeat, name: str, given: object, by: str) -> DataFlow:
-    """Change what `given` names of a flow.
+def change(
+    heartbeat: Heartbeat,
+    name: str,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any] | None = None,
+    pause_reason: str = "",
+) -> FlowMembers:
+    """Change what `given` names of a flow, and these `values` of its configuration.
 
     Raises UnknownFlowError, InputError, or NameTakenError.
     """
-    wanted = validate_input(FlowChange, given)
-    return _apply(session, heartbeat, lock_flow(session, heartbeat, name), wanted, by)
+    validate_input(FlowChange, given)  # before anything is locked
+
+    def step(session: Session) -> DataFlow:
+        flow = lock_flow(session, heartbeat, name)
+        merged = dict(given)
+        if values:
+            require_readable(flow)
+            merged["configuration"] = {**(flow.configuration or {}), **values}
+        wanted = validate_input(FlowChange, merged)
+        return _apply(session, heartbeat, flow, wanted, pause_reason)
+
+    return _transact(heartbeat, step)
 
 
-def reset(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow:
+def reset(heartbeat: Heartbeat, name: str) -> FlowMembers:
     """Return to the declared schedule. Raises UnknownFlowError, or InputError without one."""
-    flow = lock_flow(session, heartbeat, name)
-    known = heartbeat.flows.get(flow.handler)
-    if known is None or flow.declared_schedule is None:
-        raise errors.InputError({"name": [f"no code declares a schedule for {name!r}"]})
-    flow.declared_schedule = known.schedule
-    declared = FlowChange(every=known.every, cron=known.cron, timezone=known.timezone)
-    return _apply(session, heartbeat, flow, declared, "")
+
+    def step(session: Session) -> DataFlow:
+        flow = lock_flow(session, heartbeat, name)
+        known = heartbeat.flows.get(flow.handler)
+        if known is None or flow.declared_schedule is None:
+            raise errors.InputError({"name": [f"no code declares a schedule for {name!r}"]})
+        flow.declared_schedule = known.schedule
+        declared = FlowChange(every=known.every, cron=known.cron, timezone=known.timezone)
+        return _apply(session, heartbeat, flow, declared, "")
+
+    return _transact(heartbeat, step)
 
 
-def remove(session: Session, heartbeat: Heartbeat, name: str) -> int:
+def remove(heartbeat: Heartbeat, name: str) -> int:
     """Remove a flow and its runs; return how many those were. Raises UnknownFlowError.
 
     A run in progress commits nothing any more.
     """
-    flow = lock_flow(session, heartbeat, name)
-    runs = select(func.count()).where(DataFlowRun.data_flow_id == flow.id)
-    count = session.scalars(runs).one()
-    session.execute(delete(DataFlow).where(DataFlow.id == flow.id))
-    return count
+
+    def step(session: Session) -> int:
+        flow = lock_flow(session, heartbeat, name)
+        runs = select(func.count()).where(DataFlowRun.data_flow_id == flow.id)
+        count = session.scalars(runs).one()
+        session.execute(delete(DataFlow).where(DataFlow.id == flow.id))
+        return count
+
+    return heartbeat.transact(step)
 
 
 def run_now(heartbeat: Heartbeat, name: str) -> int:
-    """Ask for a run and return its id: it starts on a free worker, or else with the next beat.
+    """Request a run and return its id: it starts on a free worker, or else with the next beat.
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
@@ -133,38 +163,47 @@ def run_now(heartbeat: Heartbeat, name: str) -> int:
     return run.id
 
 
+def _transact(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> FlowMembers:
+    """Do a step in one transaction, and return the members of its flow after it."""
+
+    def work(session: Session) -> FlowMembers:
+        [members] = describe(heartbeat, session, step(session).name)
+        return members
+
+    return heartbeat.transact(work)
+
+
 def _apply(
-    session: Session, heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, by: str
+    session: Session, heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, pause_reason: str
 ) -> DataFlow:
-    asked, now, before = wanted.model_fields_set, heartbeat.clock.now(), _schedule_of(flow)
-    for name in asked & {"name", "timezone", "configuration"}:
-        setattr(flow, name, getattr(wanted, name))
-    if "configuration" in asked and flow.handler in heartbeat.flows:
+    """Write the given fields of `wanted` to a flow. Raises InputError, or NameTakenError."""
+    named = wanted.model_fields_set
+    now = heartbeat.clock.now()
+    for field in named & {"name", "configuration"}:
+        setattr(flow, field, getattr(wanted, field))
+    if "configuration" in named and flow.handler in heartbeat.flows:
         check_configuration(heartbeat.flows[flow.handler], flow)
-    if asked & {"every", "cron"}:  # one of them clears the other
-        flow.run_interval, flow.cron = wanted.every, wanted.cron
-    if (flow.run_interval is None) == (flow.cron is None):
-        raise errors.InputError({"every": ["give either every or cron"]})
-    flow.updated_at, name = now, flow.name
+    flow.updated_at = now
+    name = flow.name  # not readable after a failed flush
     try:
-        if asked & {"every", "cron", "timezone"}:
-            _follow_schedule(heartbeat, flow, now, before)
-        if "enabled" in asked and wanted.enabled:
-            _enable(session, heartbeat, flow, now)
-        elif "enabled" in asked:
-            _disable(session, flow, now, by)
+        _set_schedule(heartbeat, flow, wanted, now)
+        if "enabled" in named:
+            if wanted.enabled:
+                _enable(session, heartbeat, flow, now)
+            else:
+                _disable(session, flow, now, pause_reason)
         session.add(flow)
         session.flush()
     except errors.ScheduleError as error:
-        raise errors.InputError({_field_of(flow): [str(error)]}) from error
+        raise errors.InputError({_invalid_field(flow): [str(error)]}) from error
     except IntegrityError as error:
         message = f"there is a flow {name!r} already: choose another name"
         raise errors.NameTakenError(message) from error
     return flow
 
 
-def _field_of(flow: DataFlow) -> str:
-    """Return which field is wrong where a flow's rule cannot be read."""
+def _invalid_field(flow: DataFlow) -> str:
+    """Return which field is invalid where a flow's rule cannot be read."""
     try:
         read_zone(flow.timezone)
     except errors.ScheduleError:
@@ -172,18 +211,22 @@ def _field_of(flow: DataFlow) -> str:
     return "cron" if flow.cron else "every"
 
 
-def _schedule_of(flow: DataFlow) -> tuple[object, ...]:
-    return flow.run_interval, flow.cron, flow.timezone
-
-
-def _follow_schedule(
-    heartbeat: Heartbeat, flow: DataFlow, now: datetime, before: tuple[object, ...]
-) -> None:
-    """Set the next slot if the schedule is not what it was before, or a slot cannot be read."""
+def _set_schedule(heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, now: datetime) -> None:
+    """Set the schedule, and the next slot if the schedule has changed or a slot is unreadable."""
+    named = wanted.model_fields_set
+    before = (flow.run_interval, flow.cron, flow.timezone)
+    if named & {"every", "cron"}:  # one of them clears the other
+        flow.run_interval, flow.cron = wanted.every, wanted.cron
+    if "timezone" in named:
+        flow.timezone = wanted.timezone
+    if (flow.run_interval is None) == (flow.cron is None):
+        raise errors.InputError({"every": ["give either every or cron"]})
+    if not named & {"every", "cron", "timezone"}:
+        return
     unreadable = NO_SLOTS.keys() & unreadable_columns(flow)
-    for name in unreadable:
-        setattr(flow, name, NO_SLOTS[name])
-    if unreadable or _schedule_of(flow) != before:
+    for column in unreadable:
+        setattr(flow, column, NO_SLOTS[column])
+    if unreadable or before != (flow.run_interval, flow.cron, flow.timezone):
         flow.next_run_at = rescheduled(rule_of(heartbeat, flow), flow.last_slot_at, now)
 
 
@@ -194,7 +237,7 @@ def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetim
     require_readable(flow)
     require_readable(active_run(session, flow))
     read_zone(flow.timezone)
-    # Nobody missed the slots that passed meanwhile: the last of them is enough.
+    # The slots that passed while it was disabled are not missed: the last of them is enough.
     once = replace(rule_of(heartbeat, flow), catch_up="once")
     begin = min(flow.created_at, now) if flow.next_run_at == NEVER_SCHEDULED else flow.next_run_at
     [slot] = next_slots(once, begin, now, 1)
@@ -203,8 +246,8 @@ def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetim
     flow.enabled, flow.disabled_reason = True, None
 
 
-def _disable(session: Session, flow: DataFlow, now: datetime, by: str) -> None:
+def _disable(session: Session, flow: DataFlow, now: datetime, reason: str) -> None:
     waiting = DataFlowRun.pending().where(DataFlowRun.data_flow_id == flow.id)
     for run in session.scalars(waiting):
-        cancel(session, run, f"its flow was {by}", now)
-    flow.enabled, flow.disabled_reason = False, by
+        cancel(session, run, f"its flow was {reason}", now)
+    flow.enabled, flow.disabled_reason = False, reason

@@ -1,4 +1,4 @@
-"""Optional commands about runs: one by hand, the history, and one of it in detail."""
+"""The commands that run a flow and show the history of runs."""
 
 from datetime import datetime
 from typing import Any
@@ -10,16 +10,16 @@ from ...cli.application import command
 from ...cli.names import FLOW_NAME, name_argument
 from ...cli.output import cell, json_option, print_json, print_table, record
 from ...core import Heartbeat
-from ...errors import DataFlowError, UnknownFlowError
-from ...members import RUNS, RunMembers, run_members
+from ...errors import UnknownFlowError
+from ...members import RUNS, RunMembers, find_run, run_members
 from ...models import DataFlow, DataFlowRun, RunStatus
 from ...printing import printable
 from ...runs.execute import execute
 from ...runs.request import claim_now
 
-# As text: of an enumeration's members click would take the names, in capitals.
+# As text: click would use the names of the members, in capitals.
 STATUSES = [status.value for status in RunStatus]
-# These are printed below the other members, on lines of their own.
+# These are printed below the other members, on separate lines.
 TEXTS = ("error_backtrace", "log")
 TEXT_KEPT = "\n\t"
 
@@ -39,9 +39,9 @@ def runs(
     *,
     as_json: bool,
 ) -> None:
-    """Show the history of runs, newest first, or all about the run ID."""
+    """Show the history of runs, newest first, or the run ID in detail."""
     if run_id is not None:
-        _show_run(_find(heartbeat, run_id), as_json=as_json)
+        _show_run(find_run(heartbeat, run_id), as_json=as_json)
         return
     statement = RUNS.order_by(DataFlowRun.id.desc()).limit(limit)
     if status:
@@ -62,28 +62,20 @@ def runs(
 @json_option
 @name_argument
 def run(heartbeat: Heartbeat, name: str, *, as_json: bool) -> None:
-    """Run the flow NAME now, in this process. Its schedule stays as it is.
+    """Run the flow NAME now, in this process. Its schedule does not change.
 
     The exit code is 1 if the run failed.
     """
     claimed = claim_now(heartbeat, name)
     with heartbeat.executor.working_here(claimed):
         status = execute(heartbeat, claimed)
-    ended = _find(heartbeat, claimed.id)
+    ended = find_run(heartbeat, claimed.id)
     if as_json:
         print_json(ended)
     else:
         print_table("run", [_as_line(ended)])
     if status is not RunStatus.SUCCESS:
         raise SystemExit(1)
-
-
-def _find(heartbeat: Heartbeat, run_id: int) -> RunMembers:
-    with heartbeat.session() as session:
-        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
-    if row is None:
-        raise DataFlowError(f"there is no run {run_id}: `heartbeat runs` lists the newest ones")
-    return run_members(row)
 
 
 def _show_run(run: RunMembers, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Optional: flows and runs for operators, in JSON: to look at, to change, and to run now."""
+"""JSON resources for operators: flows and runs."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -9,24 +9,31 @@ from pyramid.config import Configurator
 from pyramid.httpexceptions import exception_response
 from pyramid.request import Request
 from pyramid.response import Response
-from pyramid.security import NO_PERMISSION_REQUIRED
-from sqlalchemy.orm import Session
 
 from ...core import Heartbeat
-from ...errors import DatabaseBusyError, DataFlowError, InputError, UnknownFlowError
+from ...errors import (
+    DatabaseBusyError,
+    DataFlowError,
+    InputError,
+    UnknownFlowError,
+    UnknownRunError,
+)
 from ...json_values import MAX_JSON_DEPTH
-from ...members import RUNS, run_members
-from ...models import DataFlow, DataFlowRun
-from ...routes import add_route
+from ...members import find_run
 from ...runs.register import register
 from ...security.policy import OPERATE
+from ...views.guard import add_guarded_view
 from ...views.problems import json_reply, problem
 from . import operations
 from .why import describe
 
-# What is not listed conflicts with what there is: a name, or a run that has not ended.
-STATUSES = {UnknownFlowError: HTTPStatus.NOT_FOUND, InputError: HTTPStatus.UNPROCESSABLE_ENTITY}
-# PostgreSQL takes no text with a NUL, which no name has.
+# Other errors are conflicts, such as a name that is taken or an active run.
+STATUSES = {
+    UnknownFlowError: HTTPStatus.NOT_FOUND,
+    UnknownRunError: HTTPStatus.NOT_FOUND,
+    InputError: HTTPStatus.UNPROCESSABLE_ENTITY,
+}
+# PostgreSQL refuses a text with NUL, and no name contains one.
 NAME = r"{name:[^/\x00]+}"
 _OBJECT = TypeAdapter(dict[str, Any])
 
@@ -39,60 +46,51 @@ def includeme(config: Configurator) -> None:
         (flow_runs, f"/flows/{NAME}/runs", ("POST",)),
         (run, "/runs/{id:[0-9]{1,18}}", ("GET",)),
     ):
-        add_route(config, view.__name__, pattern)
-        config.add_view(
-            _answering(view),
-            route_name=f"heartbeat.{view.__name__}",
-            permission=NO_PERMISSION_REQUIRED,
-            require_csrf=False,
-            heartbeat_permission=OPERATE,
-            heartbeat_methods=methods,
-        )
+        add_guarded_view(config, _answering(view), pattern, OPERATE, methods)
 
 
 def flows(heartbeat: Heartbeat, request: Request) -> Response:
-    """List the flows, or make one."""
+    """List the flows, or add one."""
     if request.method == "GET":
         with heartbeat.session() as session:
             described = describe(heartbeat, session)
-        return json_reply(HTTPStatus.OK, {"flows": [flow.model_dump() for flow in described]})
-    given, by = _body(request), _operator(request)
-    members = _do(heartbeat, lambda session: operations.add(session, heartbeat, given, by))
-    place = request.route_path("heartbeat.flow", name=members["name"])
+        return json_reply(HTTPStatus.OK, {"flows": described})
+    members = operations.add(heartbeat, _body(request), _pause_reason(request))
+    place = request.route_path("heartbeat.flow", name=members.name)
     return json_reply(HTTPStatus.CREATED, members, headers={"Location": place})
 
 
 def flow(heartbeat: Heartbeat, request: Request) -> Response:
-    """Show a flow, change what the body names of it, or remove it with its history."""
+    """Show a flow, change the given members of it, or remove it with its history."""
     name = request.matchdict["name"]
     if request.method == "DELETE":
-        heartbeat.transact(lambda session: operations.remove(session, heartbeat, name))
+        operations.remove(heartbeat, name)
         return Response(status=HTTPStatus.NO_CONTENT, headerlist=[("Cache-Control", "no-store")])
     if request.method == "GET":
         with heartbeat.session() as session:
             [described] = describe(heartbeat, session, name)
-        return json_reply(HTTPStatus.OK, described.model_dump())
-    given, by = _body(request), _operator(request)
-    members = _do(heartbeat, lambda session: operations.change(session, heartbeat, name, given, by))
+        return json_reply(HTTPStatus.OK, described)
+    reason = _pause_reason(request)
+    members = operations.change(heartbeat, name, _body(request), pause_reason=reason)
     return json_reply(HTTPStatus.OK, members)
 
 
 def flow_runs(heartbeat: Heartbeat, request: Request) -> Response:
-    """Run a flow now; its schedule stays."""
+    """Run a flow now. Its schedule does not change."""
     run_id = operations.run_now(heartbeat, request.matchdict["name"])
     place = request.route_path("heartbeat.run", id=run_id)
-    return json_reply(HTTPStatus.ACCEPTED, _run(heartbeat, run_id), headers={"Location": place})
+    return json_reply(HTTPStatus.ACCEPTED, find_run(heartbeat, run_id), headers={"Location": place})
 
 
 def run(heartbeat: Heartbeat, request: Request) -> Response:
     """Show a run."""
-    return json_reply(HTTPStatus.OK, _run(heartbeat, int(request.matchdict["id"])))
+    return json_reply(HTTPStatus.OK, find_run(heartbeat, int(request.matchdict["id"])))
 
 
 def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Request], Response]:
     def answer(request: Request) -> Response:
         if not request.accept.acceptable_offers(["application/json"]):
-            raise exception_response(406, detail="there is application/json alone")
+            raise exception_response(406, detail="only application/json is available")
         register(request.heartbeat)
         try:
             return view(request.heartbeat, request)
@@ -103,6 +101,7 @@ def _answering(view: Callable[[Heartbeat, Request], Response]) -> Callable[[Requ
             status = STATUSES.get(type(error), HTTPStatus.CONFLICT)
             return problem(status, str(error), None, **members)
 
+    answer.__name__ = view.__name__
     return answer
 
 
@@ -119,23 +118,5 @@ def _body(request: Request) -> dict[str, Any]:
         raise exception_response(400, detail=f"the body is not a JSON object: {reason}") from error
 
 
-def _operator(request: Request) -> str:
+def _pause_reason(request: Request) -> str:
     return f"paused by the operator at {request.environ['heartbeat.caller'].source}"
-
-
-def _do(heartbeat: Heartbeat, step: Callable[[Session], DataFlow]) -> dict[str, Any]:
-    """Do a step of bookkeeping, and return the flow's members as they are then."""
-
-    def work(session: Session) -> dict[str, Any]:
-        [described] = describe(heartbeat, session, step(session).name)
-        return described.model_dump()
-
-    return heartbeat.transact(work)
-
-
-def _run(heartbeat: Heartbeat, run_id: int) -> dict[str, Any]:
-    with heartbeat.session() as session:
-        row = session.execute(RUNS.where(DataFlowRun.id == run_id)).one_or_none()
-    if row is None:
-        raise exception_response(404, detail=f"there is no run {run_id}")
-    return run_members(row).model_dump()

@@ -20,8 +20,8 @@ from ...runs.due import RUN_OBSTACLES, SLOT_OBSTACLES, first_obstacle, query_par
 from ...runs.request import rule_of
 from ...runs.unreadable import Problem, disable_apart, problem_with, readable_values
 from ...schedules.between import read_zone
-from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
+from ...schedules.tolerance import is_ahead
 from ...settings import BEATS_MISSED
 
 # With these obstacles it does not matter whether beats come.

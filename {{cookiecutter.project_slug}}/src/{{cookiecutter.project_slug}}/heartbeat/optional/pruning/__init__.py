@@ -1,7 +1,7 @@
-"""Optional: removes history that is too old, a small step a beat.
+"""Optional: removes history that is too old, a small step with each beat.
 
-A step passes over what somebody else has locked, and locks for some milliseconds what nobody waits
-for: ended runs, beats, and flows that none can run. Windows are safe: the flows' rows keep them.
+A step skips locked rows. What it locks itself, for some milliseconds, no other process waits for:
+ended runs, beats, and flows that cannot run. Windows are kept in the rows of the flows.
 """
 
 import threading
@@ -22,13 +22,16 @@ from ...runs.finish import cancel
 # How many flows a step looks at, and how many rows of each table it removes, at most.
 FLOWS = 100
 ROWS = 500
-# How soon a process begins with the first flow again, in seconds.
+# Seconds between two passes of a process over all flows.
 PAUSE = 600.0
 ENDED = (RunStatus.SUCCESS.value, RunStatus.FAILED.value)
 
 
 class PruneProgress(NamedTuple):
-    """A progress over all flows: the id it goes on after, if there is more, and what it removed."""
+    """How far a pass over all flows has come, and how many rows it has removed.
+
+    after: the id of the flow that it continues after. more: whether there is more to do.
+    """
 
     after: int = 0
     more: bool = True
@@ -38,21 +41,24 @@ class PruneProgress(NamedTuple):
 
 def includeme(config: Configurator) -> None:
     """Prune step by step after each beat until all flows were visited; again after a pause."""
-    progress, next_at, walking = PruneProgress(more=False), 0.0, threading.Lock()
+    progress = PruneProgress(more=False)
+    next_at = 0.0
+    pruning_lock = threading.Lock()
 
     def chore(heartbeat: Heartbeat) -> None:
         nonlocal progress, next_at
-        # One beat at a time: each of two would believe of the other's rows that they are seen to.
-        if not walking.acquire(blocking=False):
+        # One beat at a time: two would skip each other's rows as if they were removed already.
+        if not pruning_lock.acquire(blocking=False):
             return
         try:
             now = heartbeat.clock.monotonic()
             if not progress.more and now >= next_at:
-                progress, next_at = PruneProgress(), now + PAUSE
+                progress = PruneProgress()
+                next_at = now + PAUSE
             if progress.more:
                 progress = prune(heartbeat, progress, wait=False)
         finally:
-            walking.release()
+            pruning_lock.release()
 
     config.registry["heartbeat"].chores.append(chore)
 
@@ -65,9 +71,9 @@ def commands() -> list[click.Command]:
 
 
 def prune(heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool) -> PruneProgress:
-    """Do the next step of `progress`, in one short transaction; return how far it has come then.
+    """Do the next step of a pass, in one short transaction; return the progress after it.
 
-    `wait` for SQLite's write lock; otherwise a step that meets it does nothing, and comes again.
+    `wait` for SQLite's write lock; otherwise a step that meets it does nothing, and is repeated.
     """
     return heartbeat.transact(lambda session: _step(session, heartbeat, progress, wait=wait))
 
@@ -75,12 +81,14 @@ def prune(heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool) -> Prune
 def _step(
     session: Session, heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool
 ) -> PruneProgress:
-    now, keep_runs = heartbeat.clock.now(), heartbeat.settings.keep_runs
+    now = heartbeat.clock.now()
+    keep_runs = heartbeat.settings.keep_runs
     too_old = now - timedelta(days=heartbeat.settings.keep_days)
     columns = (DataFlow.id, DataFlow.handler, DataFlow.last_run_at, _has_old(keep_runs, too_old))
     next_flows = select(*columns).where(DataFlow.id > progress.after).order_by(DataFlow.id)
     flows = session.execute(next_flows.limit(FLOWS)).all()
-    after, runs, removed_runs, removed_beats = progress.after, list[int](), 0, 0
+    after = progress.after
+    runs: list[int] = []
     for after, _handler, last_run_at, has_old in flows:
         if has_old:
             old_runs = _old_runs(after, keep_runs, too_old)
@@ -92,21 +100,35 @@ def _step(
     old_beats = select(DataFlowBeat.id).where(DataFlowBeat.received_at < too_old)
     beats = [*session.scalars(old_beats.order_by(DataFlowBeat.received_at).limit(ROWS))]
     unknown = [flow.id for flow in flows if flow.handler not in heartbeat.flows]
-    if runs or beats or unknown:
-        if not begin_writing(session, wait=wait):
-            return progress
-        waiting = DataFlowRun.pending().where(DataFlowRun.created_at < too_old)
-        forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(unknown))
-        with_flow = contains_eager(DataFlowRun.data_flow)
-        for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
-            cancel(session, run, f"no process knows the handler {run.data_flow.handler!r}", now)
-        removed_runs = _remove(session, DataFlowRun, runs)
-        removed_beats = _remove(session, DataFlowBeat, beats)
-    full = len(runs) == ROWS
-    # Who finds what others are just removing leaves the rest of it to them, too.
-    more = full or len(flows) == FLOWS or (len(beats) == ROWS and removed_beats > 0)
-    after -= full and removed_runs > 0
-    return PruneProgress(after, more, progress.runs + removed_runs, progress.beats + removed_beats)
+    if not (runs or beats or unknown):
+        return progress._replace(after=after, more=len(flows) == FLOWS)
+    if not begin_writing(session, wait=wait):
+        return progress
+    _cancel_forgotten(session, unknown, too_old, now)
+    removed_runs = _remove(session, DataFlowRun, runs)
+    removed_beats = _remove(session, DataFlowBeat, beats)
+    # Where another process is removing the same rows, it removes the rest of them, too.
+    more_beats = len(beats) == ROWS and removed_beats > 0
+    more_flows = len(runs) == ROWS or len(flows) == FLOWS
+    if len(runs) == ROWS and removed_runs > 0:
+        after -= 1  # this flow may have more of them
+    return PruneProgress(
+        after,
+        more_flows or more_beats,
+        progress.runs + removed_runs,
+        progress.beats + removed_beats,
+    )
+
+
+def _cancel_forgotten(
+    session: Session, flow_ids: list[int], too_old: datetime, now: datetime
+) -> None:
+    """End the old pending runs of flows whose handler this process does not know."""
+    waiting = DataFlowRun.pending().where(DataFlowRun.created_at < too_old)
+    forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(flow_ids))
+    with_flow = contains_eager(DataFlowRun.data_flow)
+    for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
+        cancel(session, run, f"no process knows the handler {run.data_flow.handler!r}", now)
 
 
 def _ended(flow_id: SQLColumnExpression[int] | int, status: str) -> Select[int]:

@@ -1,4 +1,4 @@
-"""Lists and replaces tokens."""
+"""Optional: the command that lists and replaces tokens."""
 
 import click
 

@@ -1,4 +1,4 @@
-"""Commands about tokens: which there are, the current one, and replacing one without a gap."""
+"""The commands `heartbeat token list`, `show` and `rotate`."""
 
 import os
 import secrets
@@ -52,7 +52,7 @@ def list_tokens(config: str, *, as_json: bool) -> None:
 @role_option
 def show_token(config: str, role: str) -> None:
     """Print the role's newest token and nothing else: the one that `rotate` has added last."""
-    # Whatever the application prints while it starts must not end up in a header.
+    # The output of the application at start must not end up in a header.
     with redirect_stdout(sys.stderr), application(config) as heartbeat:
         tokens = _by_role(heartbeat)[role]
     if tokens.file:
@@ -68,19 +68,19 @@ def show_token(config: str, role: str) -> None:
 @token.command()
 @config_option
 @role_option
-@click.option("--name", metavar="NAME", help="What the new token goes by in the history.")
-@click.option("--remove", metavar="FINGERPRINT", help="Remove this token instead of making one.")
+@click.option("--name", metavar="NAME", help="The name of the new token in the history.")
+@click.option("--remove", metavar="FINGERPRINT", help="Remove this token instead of adding one.")
 def rotate(config: str, role: str, name: str | None, remove: str | None) -> None:
-    """Add a new token to the role's file; remove the old one when told.
+    """Add a new token to the role's file, or remove one with --remove.
 
-    Both are valid in between, so that nothing is refused meanwhile. The running application sees
-    the change at once.
+    The old and the new token are both valid until then, so that no call is refused. The running
+    application reads the changed file at once.
     """
     with application(config) as heartbeat:
         tokens = _by_role(heartbeat)[role]
     file = tokens.file
     if file is None:
-        message = "is not set: a token that is set elsewhere is changed there"
+        message = "is not set: change the token in the environment or the .ini file"
         raise DataFlowError(f"heartbeat.{_setting(role)} {message}")
     lines = _lines(file)
     if remove is not None:
@@ -93,13 +93,13 @@ def rotate(config: str, role: str, name: str | None, remove: str | None) -> None
         return
     made = Token(secrets.token_urlsafe(32), " ".join((name or "").split()))
     _write(file, [*lines, f"{made.secret} {made.name}".strip()])
-    who = "the scheduler" if role == "beat" else "whoever operates this"
+    who = "the scheduler" if role == "beat" else "the operators"
     click.echo(f"added the token {made.fingerprint} as the last line of {file}")
     click.echo(f"next: give it to {who}: heartbeat token show -c {config} --role {role}")
     for old in _fingerprints("\n".join(lines)):
         click.echo(f"then: heartbeat token rotate -c {config} --role {role} --remove {old}")
     if tokens.value:
-        note = "the token of the environment or the .ini file is valid until removed there"
+        note = "the token in the environment or the .ini file stays valid until it is removed there"
         click.echo(f"note: {note}")
 
 
@@ -125,7 +125,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _write(file: Path, lines: list[str]) -> None:
-    """Replace the file in one step, readable by its owner alone, who stays the same."""
+    """Replace the file in one step. Only its owner, who stays the same, can read it."""
     file = file.resolve()
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")

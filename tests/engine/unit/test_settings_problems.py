@@ -1,4 +1,4 @@
-"""What is wrong with settings, told at start: all of it, with a way out, and never a secret."""
+"""The report of invalid settings at start: all problems, with solutions, and never a secret."""
 
 import logging
 import traceback
@@ -8,20 +8,21 @@ import pytest
 from pyramid.config import Configurator
 
 from data_flows.heartbeat.errors import SettingsError
-from data_flows.heartbeat.settings import Settings, read_settings, weakness
+from data_flows.heartbeat.security.weakness import weakness
+from data_flows.heartbeat.settings import Settings, read_settings
 
 GOOD = "NYhkJ2u2dCqZMnyTL8xIFw"
 OTHER = "0d2vXGJEU6SWYxkqm3o5bA"
 SECRET = "hunter2-geheim-hunter2"  # noqa: S105 - what must not show
 
 
-def faults_of(**ini: str) -> list[str]:
-    """Return the faults of settings, which are given without their prefix."""
+def problems_of(**ini: str) -> list[str]:
+    """Return the problems of settings, which are given without their prefix."""
     with pytest.raises(SettingsError) as raised:
         Settings.read({f"heartbeat.{name}": value for name, value in ini.items()}, {})
-    faults = str(raised.value).splitlines()
+    problems = str(raised.value).splitlines()
     assert SECRET not in "".join(traceback.format_exception(raised.value))
-    return faults
+    return problems
 
 
 @pytest.mark.parametrize(
@@ -70,38 +71,38 @@ def faults_of(**ini: str) -> list[str]:
         ("allow_get", "2"),
     ],
 )
-def test_a_single_fault_names_setting_value_and_a_valid_example(name: str, value: str) -> None:
-    (fault,) = faults_of(**{name: value})
+def test_a_single_problem_names_setting_value_and_a_valid_example(name: str, value: str) -> None:
+    (problem,) = problems_of(**{name: value})
 
-    assert fault.strip().startswith(f"heartbeat.{name} is {value!r}: ")
-    _, _, example = fault.partition("valid is, for example, ")
+    assert problem.strip().startswith(f"heartbeat.{name} is {value!r}: ")
+    _, _, example = problem.partition("valid is, for example, ")
     assert example
     Settings.read({f"heartbeat.{name}": example}, {})  # the example is valid indeed
 
 
 @pytest.mark.parametrize("name", ["token", "operator_token"])
 @pytest.mark.parametrize("value", [f"{SECRET} and more", f"{SECRET}\u00fc", f"{SECRET}\0"])
-def test_a_secret_that_fits_no_header_is_a_fault_without_its_value(name: str, value: str) -> None:
-    (fault,) = faults_of(**{name: value})
+def test_a_secret_that_fits_no_header_is_a_problem_without_its_value(name: str, value: str) -> None:
+    (problem,) = problems_of(**{name: value})
 
-    assert fault.strip().startswith(f"heartbeat.{name} is (not shown): ")
-    assert "openssl rand" in fault
-
-
-def test_the_password_of_a_url_is_not_told() -> None:
-    (fault,) = faults_of(ping_url=f"ftp://joe:{SECRET}@example.org/x")
-
-    assert "heartbeat.ping_url is 'ftp://***@example.org/x'" in fault
+    assert problem.strip().startswith(f"heartbeat.{name} is (not shown): ")
+    assert "openssl rand" in problem
 
 
-def test_a_long_value_is_told_in_short() -> None:
-    (fault,) = faults_of(workers="9" * 5_000)
+def test_the_password_of_a_url_is_not_reported() -> None:
+    (problem,) = problems_of(ping_url=f"ftp://joe:{SECRET}@example.org/x")
 
-    assert len(fault) < 600
+    assert "heartbeat.ping_url is 'ftp://***@example.org/x'" in problem
 
 
-def test_ten_faults_are_told_together() -> None:
-    faults = faults_of(
+def test_a_long_value_is_shortened() -> None:
+    (problem,) = problems_of(workers="9" * 5_000)
+
+    assert len(problem) < 600
+
+
+def test_ten_problems_are_reported_together() -> None:
+    problems = problems_of(
         path="/",
         token=f"{SECRET}\0",
         operator_token=f"{SECRET} {SECRET}",
@@ -115,16 +116,19 @@ def test_ten_faults_are_told_together() -> None:
         allow_get="maybe",
     )
 
-    told = "\n".join(faults)
-    assert len(faults) == 11
+    reported = "\n".join(problems)
+    assert len(problems) == 11
     for name in ("path", "token", "operator_token", "allowed_ips", "trusted_proxies", "workers"):
-        assert f"heartbeat.{name} " in told
+        assert f"heartbeat.{name} " in reported
     for name in ("wait", "lease", "ping_url", "allow_get"):
-        assert f"heartbeat.{name} is" in told
-    assert "heartbeat.keep_day: there is no such setting; did you mean heartbeat.keep_days?" in told
+        assert f"heartbeat.{name} is" in reported
+    assert (
+        "heartbeat.keep_day: there is no such setting; did you mean heartbeat.keep_days?"
+        in reported
+    )
 
 
-def test_an_application_with_faults_does_not_start_and_tells_those_of_its_database_too(
+def test_an_application_with_problems_does_not_start_and_reports_those_of_its_database_too(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
@@ -144,7 +148,7 @@ def test_an_application_with_faults_does_not_start_and_tells_those_of_its_databa
     assert SECRET not in caplog.text
 
 
-def test_a_fault_of_the_database_alone_is_told_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_problem_of_the_database_alone_is_reported_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
 
     with pytest.raises(SettingsError, match=r"^no database: set sqlalchemy\.url") as raised:
@@ -163,18 +167,18 @@ def test_a_fault_of_the_database_alone_is_told_alone(monkeypatch: pytest.MonkeyP
         ("require_tokens", "require_token"),
     ],
 )
-def test_an_unknown_key_is_told_with_the_nearest_known_one(key: str, near: str) -> None:
-    (fault,) = faults_of(**{key: SECRET})
+def test_an_unknown_key_is_reported_with_the_nearest_known_one(key: str, near: str) -> None:
+    (problem,) = problems_of(**{key: SECRET})
 
-    assert fault.strip() == (
+    assert problem.strip() == (
         f"heartbeat.{key}: there is no such setting; did you mean heartbeat.{near}?"
     )
 
 
-def test_an_unknown_key_that_is_near_to_none_is_told_alone() -> None:
-    (fault,) = faults_of(qqq=SECRET)
+def test_an_unknown_key_that_is_near_to_none_is_reported_alone() -> None:
+    (problem,) = problems_of(qqq=SECRET)
 
-    assert fault.strip() == "heartbeat.qqq: there is no such setting"
+    assert problem.strip() == "heartbeat.qqq: there is no such setting"
 
 
 def test_the_environment_wins_over_the_file_and_unknown_variables_are_ignored() -> None:
@@ -193,7 +197,7 @@ def test_the_environment_wins_over_the_file_and_unknown_variables_are_ignored() 
     assert (settings.workers, settings.wait, settings.allow_get) == (7, 9, True)
 
 
-def test_a_fault_of_the_environment_names_the_setting() -> None:
+def test_a_problem_of_the_environment_names_the_setting() -> None:
     with pytest.raises(SettingsError, match=r"heartbeat\.workers is 'x'"):
         Settings.read({"heartbeat.workers": "4"}, {"HEARTBEAT_WORKERS": "x"})
 
@@ -215,7 +219,7 @@ def test_space_around_a_token_is_no_part_of_it_and_space_alone_is_none() -> None
 
 
 # ---------------------------------------------------------------------------------------------
-# Secrets that anybody could guess
+# Secrets that are easy to guess
 
 
 @pytest.mark.parametrize(
@@ -243,11 +247,11 @@ def test_a_secret_that_can_be_guessed_is_refused_outside_of_development(
     file.write_text(f"{GOOD}\n{secret} cron\n")
 
     for given in ({f"{role}token": secret}, {f"{role}token_file": str(file)}):
-        (fault,) = faults_of(**given)
+        (problem,) = problems_of(**given)
         (name,) = given
-        assert f"heartbeat.{name} (not shown) is" in fault
-        assert "openssl rand -hex 32" in fault
-        assert f"'{secret}'" not in fault
+        assert f"heartbeat.{name} (not shown) is" in problem
+        assert "openssl rand -hex 32" in problem
+        assert f"'{secret}'" not in problem
         development = {"pyramid.reload_templates": "true", f"heartbeat.{name}": given[name]}
         Settings.read(development, {})
 
@@ -257,7 +261,7 @@ def test_a_secret_that_cannot_be_guessed_is_taken(secret: str) -> None:
     assert weakness(secret) is None
 
 
-def test_one_secret_for_both_roles_is_a_fault_wherever_it_stands(tmp_path: Path) -> None:
+def test_one_secret_for_both_roles_is_a_problem_wherever_it_stands(tmp_path: Path) -> None:
     file = tmp_path / "a.token"
     file.write_text(f"{OTHER}\n{GOOD} cron\n")
     sources = ({"token": GOOD}, {"token_file": str(file)})
@@ -265,11 +269,11 @@ def test_one_secret_for_both_roles_is_a_fault_wherever_it_stands(tmp_path: Path)
     for beat in sources:
         for operator in sources:
             given = {**beat, **{f"operator_{name}": value for name, value in operator.items()}}
-            faults = faults_of(**given)
-            assert all("hold the same secret" in fault for fault in faults)
-            assert not any(GOOD in fault or OTHER in fault for fault in faults)
+            problems = problems_of(**given)
+            assert all("hold the same secret" in problem for problem in problems)
+            assert not any(GOOD in problem or OTHER in problem for problem in problems)
             for name in given:
-                assert f"heartbeat.{name} " in faults[0]
+                assert f"heartbeat.{name} " in problems[0]
             with pytest.raises(SettingsError, match="same secret"):
                 Settings.read(
                     {"pyramid.reload_templates": "true"}

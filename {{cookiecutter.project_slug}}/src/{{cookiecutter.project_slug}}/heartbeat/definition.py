@@ -1,0 +1,171 @@
+"""The validated declaration of a flow."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from .durations import parse_every
+from .errors import ConfigurationError
+from .handlers import Handler, check_function, is_importable
+from .json_values import json_problem
+from .schedules.between import read_between, read_zone
+from .schedules.cron import read_cron
+from .schedules.rule import Rule, next_after
+from .validation import problems_in
+
+MAX_INTEGER = 2**31 - 1  # of a column
+# The options that need an optional module: the attribute of Heartbeat that it sets, and its file.
+_MODULES = {
+    "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
+    "after": ("check_conditions", "optional/conditions.py"),
+    "when": ("check_conditions", "optional/conditions.py"),
+}
+# No spaces around it: for MySQL, a name with a space at its end equals the one without. No leading
+# dot: in a URL, ".." is the folder above. And no character that `printing` escapes.
+_UNPRINTABLE = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}"
+_NAME = rf"^[^./\s{_UNPRINTABLE}]([^/{_UNPRINTABLE}]*[^/\s{_UNPRINTABLE}])?$"
+
+FlowName = Annotated[str, Field(max_length=200, pattern=_NAME)]
+Interval = Annotated[int, BeforeValidator(parse_every)]
+Seconds = Interval | None
+Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
+Zone = Annotated[str, Field(max_length=64), AfterValidator(lambda text: read_zone(text) and text)]
+Between = Annotated[str, AfterValidator(lambda text: read_between(text) and text)]
+
+
+def _is_named(name: str) -> str:
+    if name == "<lambda>":
+        raise ValueError("a lambda has no name: give one, or declare a function")
+    return name
+
+
+def _read_configuration(given: Any) -> dict[str, Any] | type[BaseModel]:
+    is_model = isinstance(given, type) and issubclass(given, BaseModel)
+    if not is_model and not isinstance(given, Mapping):
+        raise ValueError("must be a dict, or a pydantic model")
+    try:
+        initial = _defaults_of(given) if is_model else dict(given)
+    except (TypeError, RecursionError) as error:
+        raise ValueError(error) from error
+    if problem := json_problem(initial):
+        raise ValueError(f"cannot be stored as JSON: {problem}")
+    return given if is_model else initial
+
+
+def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
+    return model.model_construct().model_dump(mode="json")
+
+
+_Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_read_configuration)]
+
+
+class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
+    """A registered flow, as the code declares it. Durations are in seconds."""
+
+    function: Annotated[Handler, AfterValidator(check_function)] = Field(
+        examples=["def greet(run)"]
+    )
+    place: str
+    name: Annotated[FlowName, AfterValidator(_is_named)] = Field(examples=['name="import_orders"'])
+    every: Seconds = Field(None, examples=['every="5m"'])
+    cron: Cron | None = Field(None, examples=['cron="0 3 * * *"'])
+    timezone: Zone = Field("UTC", examples=['timezone="Europe/Berlin"'])
+    between: Between | None = Field(None, examples=['between="22:00-06:00"'])
+    start: Literal["now", "next"] = Field("now", examples=['start="next"'])
+    catch_up: Literal["once", "skip", "all"] = Field("once", examples=['catch_up="skip"'])
+    grace: Seconds = Field(None, examples=['grace="10m"'])
+    configuration: _Configuration = Field({}, examples=['configuration={"region": "eu"}'])
+    description: str = Field("", examples=['description="Copy new orders"'])
+    after: tuple[str, ...] = Field((), examples=['after=["extract"]'])
+    when: Callable[..., object] | None = Field(None, examples=["when=is_open, a function"])
+    retries: int = Field(0, ge=0, examples=["retries=3"])
+    retry_delay: Interval = Field(60, examples=['retry_delay="1m"'])
+    pause_after: int | None = Field(None, ge=1, examples=["pause_after=10"])
+    on_lost: Literal["fail", "retry"] = Field("fail", examples=['on_lost="retry"'])
+    timeout: Seconds = Field(None, examples=['timeout="10m"'])
+
+    @field_validator(*_MODULES)
+    @classmethod
+    def _has_its_module(cls, value: object, info: ValidationInfo) -> object:
+        hook, module = _MODULES[info.field_name or ""]
+        if value and getattr(info.context, hook) is None:
+            raise ValueError(
+                f"needs the optional module {module} and its line in the engine's __init__"
+            )
+        return value
+
+    @field_validator("timeout")
+    @classmethod
+    def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
+        if timeout is not None and not is_importable(info.data.get("function")):
+            raise ValueError(
+                "its process imports the function by name: define it at the top level of a module, "
+                "and use functools.wraps in its decorators"
+            )
+        return timeout
+
+    @model_validator(mode="after")
+    def _has_one_schedule(self) -> Self:
+        if (self.every is None) == (self.cron is None):
+            raise ValueError(
+                f"every is {self.every!r} and cron is {self.cron!r}: declare one of the two, every "
+                'such as "30s", "5m", "2h" or "1d", or cron such as "0 3 * * *"'
+            )
+        next_after(self.rule_of(self), datetime.now(UTC))
+        return self
+
+    @property
+    def schedule(self) -> str:
+        """The declared schedule, as a row stores it."""
+        return str(self.rule_of(self))
+
+    def rule_of(self, row: Any) -> Rule:
+        """Return the rule of a row of this handler, or of the definition itself.
+
+        Raises ScheduleError for an invalid interval, which SQLite can store.
+        """
+        every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
+        return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
+
+    def failure_options(self) -> dict[str, str | int | None]:
+        """Return the options that take effect after a failure, by column of the flow's row."""
+        return {
+            "on_lost": self.on_lost,
+            "retries": min(self.retries, MAX_INTEGER),
+            "retry_delay": min(self.retry_delay, MAX_INTEGER),
+            "pause_after": self.pause_after and min(self.pause_after, MAX_INTEGER),
+        }
+
+    def new_configuration(self) -> dict[str, Any]:
+        """Return the configuration of a new row: the declared one, or the defaults of the model."""
+        if isinstance(self.configuration, dict):
+            return self.configuration
+        return _defaults_of(self.configuration)
+
+    def configured(self, stored: dict[str, Any]) -> Any:
+        """Return `run.configuration` for a stored one: as it is, or as the declared model.
+
+        Raises ConfigurationError with each field that does not fit.
+        """
+        if isinstance(self.configuration, dict):
+            return stored
+        try:
+            return self.configuration.model_validate(stored)
+        except ValidationError as error:
+            found = problems_in(error, stored, self.configuration)
+            problems = "; ".join(problem.line for problem in found)
+            raise ConfigurationError(
+                f"the flow's configuration does not fit: {problems}"
+            ) from error
