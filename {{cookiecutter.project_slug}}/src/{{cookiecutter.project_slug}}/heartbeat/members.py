@@ -10,9 +10,9 @@ from pydantic import BaseModel
 from sqlalchemy import Row, select
 
 from .core import Heartbeat
+from .db.stored import show
 from .errors import UnknownRunError
 from .models import DataFlow, DataFlowRun, table_of
-from .db.stored import show
 from .redaction import error_of
 from .runs.unreadable import readable_values
 
