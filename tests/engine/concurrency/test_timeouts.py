@@ -529,7 +529,7 @@ def test_a_function_that_its_process_could_not_find_is_refused_at_start(
     assert re.search(PLACE, str(caught.value))
     assert "'hidden'" in str(caught.value)
     assert "timeout is '10m'" in str(caught.value)
-    assert "top of a module" in str(caught.value)
+    assert "top level of a module" in str(caught.value)
     make_app((function, {"name": "hidden"}))
 
 

@@ -132,8 +132,11 @@ def _execute_if_free(own: Any, statement: str) -> bool:
     return True
 
 
-def forget_writer(connection: object, _record: object) -> None:
+def forget_writer(connection: sqlite3.Connection | None, _record: object) -> None:
     """Forget who wrote by a connection that goes back to its pool: another thread may be next."""
+    # SQLAlchemy leaves a transaction open whose commit was refused.
+    if connection and connection.in_transaction:
+        connection.rollback()
     with _writer_gone:
         for file in [file for file, (_, known) in _writers.items() if known is connection]:
             del _writers[file]
