@@ -31,7 +31,7 @@ from ...runs.request import (
     rule_of,
     validate_input,
 )
-from ...runs.unreadable import require_readable, unreadable_columns
+from ...runs.unreadable import require_readable, unreadable_values
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
 
@@ -179,7 +179,7 @@ def _follow_schedule(
     heartbeat: Heartbeat, flow: DataFlow, now: datetime, before: tuple[object, ...]
 ) -> None:
     """Set the next slot if the schedule is not what it was before, or a slot cannot be read."""
-    unreadable = NO_SLOTS.keys() & unreadable_columns(flow)
+    unreadable = NO_SLOTS.keys() & unreadable_values(flow).keys()
     for name in unreadable:
         setattr(flow, name, NO_SLOTS[name])
     if unreadable or _schedule_of(flow) != before:

@@ -16,7 +16,7 @@ from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunS
 from ...models.data_flow import with_active_run
 from ...registry import FlowDefinition
 from ...runs.request import rule_of
-from ...runs.unreadable import Problem, disable_apart, problem_with, readable_values
+from ...runs.unreadable import Problem, disable_apart, problem_of, readable_values
 from ...schedules.between import read_zone
 from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
@@ -40,7 +40,7 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
     successes = _successes(heartbeat, session, {flow.handler for flow, *_ in found})
     described = []
     for flow, run, last_slot in found:
-        if problem := problem_with(flow, run):
+        if problem := problem_of(flow, run):
             if flow.enabled:
                 disable_apart(heartbeat, flow.id, run.id if run else None)
             described.append(_without_unreadable(flow, problem))
