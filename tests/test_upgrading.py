@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import uuid
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import TEMPLATE, make_config, render_into
-from test_project import Project, make_project, user_environment
-from test_rendering import ENGINE
+from test_project import Project, make_project, server_url, user_environment
+from test_rendering import DATABASES, ENGINE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,11 +43,35 @@ def named_files() -> list[str]:
 
 @pytest.mark.install
 @pytest.mark.slow
-def test_the_first_release_is_upgraded_by_hand_as_it_says(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", DATABASES)
+def test_the_first_release_is_upgraded_by_hand_as_it_says(tmp_path: Path, kind: str) -> None:
+    server = None if kind == "sqlite" else server_url(kind)
+    environment = user_environment(tmp_path)
+    name = f"heartbeat_upgrade_{uuid.uuid4().hex[:8]}"
+    if server:
+        environment["DATABASE_URL"] = urlsplit(server)._replace(path=f"/{name}").geturl()
     old = extract_first_release(tmp_path / "first")
-    project: Project = make_project(tmp_path, user_environment(tmp_path), template=old)
-    new = render_into(tmp_path / "new", make_config(tmp_path))
+    project = make_project(tmp_path, environment, kind, template=old)
+    try:
+        upgrade_by_hand(
+            project, render_into(tmp_path / "new", make_config(tmp_path), database=kind)
+        )
+        project.run_tests(**({"TEST_DATABASE_URL": server} if server else {}))
+        project.done(".venv/bin/ruff", "check", ".")
+        project.done(".venv/bin/mypy")
+    finally:
+        if server:
+            project.sql(server, f"DROP DATABASE {name}")
+
+
+def upgrade_by_hand(project: Project, new: Path) -> None:
+    """Follow UPGRADING.md with a project that has run a flow, and whose flow has an odd name."""
     assert project.heartbeat("beat").status == 0
+    url = project.environment.get(
+        "DATABASE_URL", f"sqlite:///{project.folder}/var/data_flows.sqlite"
+    )
+    rename = "UPDATE data_flows SET name = 'Käuzchen 🦉', next_run_at = '2999-01-01'"
+    project.sql(url, rename)
 
     shutil.rmtree(project.folder / PACKAGE / "heartbeat")
     shutil.copytree(new / PACKAGE / "heartbeat", project.folder / PACKAGE / "heartbeat")
@@ -59,7 +85,7 @@ def test_the_first_release_is_upgraded_by_hand_as_it_says(tmp_path: Path) -> Non
     assert checked.status == 0, checked.everything
     version = (ENGINE / "VERSION").read_text().strip()
     assert f"engine {version}, unchanged" in checked.output
-    assert [run["status"] for run in project.runs()] == ["success"]
-    project.run_tests()
-    project.done(".venv/bin/ruff", "check", ".")
-    project.done(".venv/bin/mypy")
+    [run] = project.runs()
+    assert (run["flow"], run["status"]) == ("Käuzchen 🦉", "success")
+    assert project.heartbeat("beat").status == 0  # registers the flow under its own name again
+    assert [run["status"] for run in project.runs()] == ["success", "success"]

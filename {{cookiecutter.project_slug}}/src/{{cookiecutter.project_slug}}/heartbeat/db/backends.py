@@ -6,14 +6,10 @@ from .backend import Backend
 from .mysql import MySQL
 from .postgresql import PostgreSQL
 from .sqlite import SQLite
+from .text import MYSQL
 
-_MYSQL = MySQL()
-BACKENDS: dict[str, Backend] = {
-    "sqlite": SQLite(),
-    "postgresql": PostgreSQL(),
-    "mysql": _MYSQL,
-    "mariadb": _MYSQL,
-}
+BACKENDS: dict[str, Backend] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}
+BACKENDS |= dict.fromkeys(MYSQL, MySQL())
 
 
 def backend_of(database: Connection | Engine) -> Backend:

@@ -31,11 +31,9 @@ class seconds_before(FunctionElement[datetime]):  # noqa: N801 - reads as the SQ
     name = "seconds_before"
 
 
-_ON_MYSQL = "({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
-_SECONDS_BEFORE = {
+_SECONDS_BEFORE = "({moment} - INTERVAL (({seconds}) * 1000000) MICROSECOND)"
+_OVERRIDES = {
     "postgresql": "({moment} - ({seconds}) * interval '1 second')",
-    "mysql": _ON_MYSQL,
-    "mariadb": _ON_MYSQL,
     # The text that SQLAlchemy stores, so that both sides compare as text; whole milliseconds.
     "sqlite": "(strftime('%Y-%m-%d %H:%M:%f', {moment}, (-({seconds})) || ' seconds') || '000')",
 }
@@ -44,4 +42,5 @@ _SECONDS_BEFORE = {
 @compiles(seconds_before)
 def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
-    return _SECONDS_BEFORE[compiler.dialect.name].format(moment=moment, seconds=seconds)
+    expression = _OVERRIDES.get(compiler.dialect.name, _SECONDS_BEFORE)
+    return expression.format(moment=moment, seconds=seconds)

@@ -127,7 +127,7 @@ def _connect_pymysql(
     for name, value in TCP_OPTIONS.items():
         if (option := getattr(socket, name, None)) is not None:
             own.setsockopt(socket.IPPROTO_TCP, option, value)
-    with watch.limit(own.fileno(), CONNECT_SECONDS):
+    with watch.limit(own, CONNECT_SECONDS):
         connection.connect(own)
     return connection
 

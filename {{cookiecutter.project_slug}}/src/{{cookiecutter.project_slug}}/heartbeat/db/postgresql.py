@@ -47,16 +47,13 @@ class PostgreSQL(Backend):
 
     def engine_options(self, url: URL, _limits: Limits) -> dict[str, Any]:
         """Return options by which the driver begins no transaction: `do_begin` does."""
-        driver, arguments = url.get_driver_name(), dict[str, Any]()
-        if driver in {"psycopg", "psycopg2"}:
-            arguments |= {
-                name: value for name, value in LIBPQ_OPTIONS.items() if name not in url.query
-            }
+        driver = url.get_driver_name()
+        options = dict[str, Any](LIBPQ_OPTIONS) if driver in {"psycopg", "psycopg2"} else {}
         if driver == "psycopg":
-            # A pooling proxy hands out connections that lack what was prepared on others.
-            arguments["prepare_threshold"] = None
-            # In SQL_ASCII, which may be the encoding of the database, psycopg reads no text.
-            arguments["client_encoding"] = url.query.get("client_encoding", "utf8")
+            # A pooling proxy hands out connections that lack what was prepared on others. In
+            # SQL_ASCII, which may be the encoding of the database, psycopg reads no text.
+            options |= {"prepare_threshold": None, "client_encoding": "utf8"}
+        arguments = {name: value for name, value in options.items() if name not in url.query}
         return {"isolation_level": "AUTOCOMMIT", "connect_args": arguments}
 
     def prepare(self, engine: Engine, limits: Limits) -> None:

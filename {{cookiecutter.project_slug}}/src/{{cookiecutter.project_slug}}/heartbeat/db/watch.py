@@ -28,10 +28,10 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        # By connection, what closes a duplicate of its descriptor, and that. The driver closes its
-        # own by itself, and the system then gives the same number to another.
-        self._duplicates = WeakKeyDictionary[Any, tuple[Callable[[], object], int]]()
-        self._deadlines: dict[int, float] = {}
+        # By connection, a duplicate of its socket. The driver closes its own by itself, and the
+        # system then gives the same number to another.
+        self._duplicates = WeakKeyDictionary[Any, socket.socket]()
+        self._deadlines: dict[socket.socket, float] = {}
         # By connection that is being set up: the deadline, and the thread. A set-up that fails ends
         # with its connection.
         self._set_ups = WeakKeyDictionary[Any, tuple[float, int]]()
@@ -46,10 +46,9 @@ class Watch:
         """
         own = getattr(connection, "_sock", connection)  # PyMySQL has no public name for it
         with suppress(AttributeError, OSError):
-            duplicate = os.dup(own.fileno())
-            close = finalize(connection, os.close, duplicate)
-            close.atexit = False
-            self._duplicates[connection] = close, duplicate
+            duplicate = socket.socket(fileno=os.dup(own.fileno()))
+            finalize(connection, duplicate.close).atexit = False
+            self._duplicates[connection] = duplicate
             with self._changing:
                 self._set_ups[connection] = time.monotonic() + seconds, threading.get_ident()
                 self._wake_up()
@@ -71,35 +70,33 @@ class Watch:
 
     def remove(self, connection: Any, *_ignored: object) -> None:
         """Forget a connection that is about to be closed."""
-        close, _ = self._duplicates.pop(connection, (None, 0))
-        if close is not None:
-            close()
+        if duplicate := self._duplicates.pop(connection, None):
+            duplicate.close()
 
-    def descriptor_of(self, connection: Any) -> int | None:
-        """Return the descriptor by which a connection is watched, if it has one."""
-        _, duplicate = self._duplicates.get(connection, (None, None))
-        return duplicate
+    def socket_of(self, connection: Any) -> socket.socket | None:
+        """Return the socket by which a connection is watched, if it has one."""
+        return self._duplicates.get(connection)
 
     def shut_down(self, connection: Any) -> None:
         """End the work of any thread on a connection, which is unusable afterwards."""
-        if (descriptor := self.descriptor_of(connection)) is not None:
-            _shut_down(descriptor)
+        if its_socket := self.socket_of(connection):
+            _shut_down(its_socket)
 
     @contextmanager
-    def limit(self, descriptor: int, seconds: float) -> Iterator[None]:
-        """Shut the socket of a descriptor down if the block takes longer than that."""
+    def limit(self, its_socket: socket.socket, seconds: float) -> Iterator[None]:
+        """Shut a connection's socket down if the block takes longer than that."""
         with self._changing:
-            self._deadlines[descriptor] = time.monotonic() + seconds
+            self._deadlines[its_socket] = time.monotonic() + seconds
             self._wake_up()
         try:
             yield
         except Exception as error:
-            if self._deadlines[descriptor] == math.inf:
+            if self._deadlines[its_socket] == math.inf:
                 error.add_note(f"the database has not answered for {seconds:g} s")
             raise
         finally:
             with self._changing:
-                del self._deadlines[descriptor]
+                del self._deadlines[its_socket]
 
     def _wake_up(self) -> None:
         self._any.set()
@@ -124,9 +121,9 @@ class Watch:
     def _give_up(self, now: float) -> int:
         """Shut down what waits too long; return how many. The waiting threads get an error now."""
         late = [each for each, until in self._deadlines.items() if until < now]
-        for descriptor in late:
-            self._deadlines[descriptor] = math.inf  # by this its thread sees the reason
-            _shut_down(descriptor)
+        for its_socket in late:
+            self._deadlines[its_socket] = math.inf  # by this its thread sees the reason
+            _shut_down(its_socket)
         late_set_ups = [each for each, (until, _) in self._set_ups.items() if until < now]
         for connection in late_set_ups:
             self._set_ups[connection] = math.inf, self._set_ups[connection][1]
@@ -136,13 +133,9 @@ class Watch:
         return len(late) + len(late_set_ups)
 
 
-def _shut_down(descriptor: int) -> None:
+def _shut_down(its_socket: socket.socket) -> None:
     with suppress(OSError):
-        its_socket = socket.socket(fileno=descriptor)
-        try:
-            its_socket.shutdown(socket.SHUT_RDWR)
-        finally:
-            its_socket.detach()
+        its_socket.shutdown(socket.SHUT_RDWR)
 
 
 watch = Watch()
@@ -168,10 +161,10 @@ def watched(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     def limited(subject: Any, *arguments: Any, **options: Any) -> Any:
         limit = min(seconds, getattr(_thread_limit, "seconds", math.inf))
         connection = getattr(subject, "dbapi_connection", None)  # of the pool's
-        descriptor = watch.descriptor_of(connection or getattr(subject, "connection", subject))
-        if limit == math.inf or descriptor is None:
+        its_socket = watch.socket_of(connection or getattr(subject, "connection", subject))
+        if limit == math.inf or its_socket is None:
             return call(subject, *arguments, **options)
-        with watch.limit(descriptor, limit):
+        with watch.limit(its_socket, limit):
             return call(subject, *arguments, **options)
 
     return limited

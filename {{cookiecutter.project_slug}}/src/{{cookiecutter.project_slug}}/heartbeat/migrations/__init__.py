@@ -16,7 +16,7 @@ from ..models.meta import VERSION_TABLE
 if TYPE_CHECKING:
     from alembic.config import Config
 
-_MEND = "run `heartbeat migrate`"
+_FIX = "run `heartbeat migrate`"
 # Their files are named by their numbers.
 _REVISIONS = sorted(file.name[:4] for file in Path(__file__).parent.glob("versions/[0-9]*.py"))
 
@@ -50,10 +50,11 @@ def require_current(engine: Engine) -> str:
     with engine.connect() as connection:
         current, head = _current(connection), _REVISIONS[-1]
         if current is None:
-            message = f"the database {engine.url.database!r} has no heartbeat tables yet: {_MEND}"
-            raise DatabaseNotReadyError(message)
+            raise DatabaseNotReadyError(
+                f"the database {engine.url.database!r} has no heartbeat tables yet: {_FIX}"
+            )
         if current != head and not _is_newer(current):
-            message = f"the heartbeat tables are at revision {current} instead of {head}: {_MEND}"
+            message = f"the heartbeat tables are at revision {current} instead of {head}: {_FIX}"
             raise DatabaseNotReadyError(message)
         require_skip_locked(connection, DataFlow.__table__)
     return current

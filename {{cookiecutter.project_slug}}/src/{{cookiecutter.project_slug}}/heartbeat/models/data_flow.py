@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
+from ..db import types
 from ..db.expressions import END_OF_TIME, has_come, seconds_before
 from ..db.text import AnyText
-from ..db.types import (
-    BigInteger,
-    Flag,
-    Integer,
-    Interval,
-    JsonObject,
-    Name,
-    ShortString,
-    SlotTime,
-    StoredTime,
-)
 from ..schedules.tolerance import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
 from .data_flow_run import DataFlowRun
 from .meta import EngineBase, TimestampMixin
@@ -44,40 +34,40 @@ class DataFlow(TimestampMixin, EngineBase):
 
     __tablename__ = "data_flows"
 
-    name: Mapped[str] = mapped_column(Name)
-    handler: Mapped[str] = mapped_column(Name)
+    name: Mapped[str] = mapped_column(types.Name)
+    handler: Mapped[str] = mapped_column(types.Name)
     description: Mapped[str | None] = mapped_column(AnyText())
-    enabled: Mapped[bool] = mapped_column(Flag, default=True, server_default=sa.true())
-    configuration: Mapped[dict[str, Any] | None] = mapped_column(JsonObject, default=dict)
-    run_interval: Mapped[int | None] = mapped_column(Interval)
+    enabled: Mapped[bool] = mapped_column(types.Flag, default=True, server_default=sa.true())
+    configuration: Mapped[dict[str, Any] | None] = mapped_column(types.JsonObject, default=dict)
+    run_interval: Mapped[int | None] = mapped_column(types.Interval)
     cron: Mapped[str | None] = mapped_column(AnyText(200))
     timezone: Mapped[str] = mapped_column(AnyText(64), default="UTC", server_default="UTC")
     next_run_at: Mapped[datetime] = mapped_column(
-        SlotTime, default=NEVER_SCHEDULED, server_default="1970-01-01 00:00:00"
+        types.SlotTime, default=NEVER_SCHEDULED, server_default="1970-01-01 00:00:00"
     )
     # The slot claimed last: the point that the flow's grid is anchored to.
-    last_slot_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    last_run_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    last_run_status: Mapped[str | None] = mapped_column(ShortString)
-    last_success_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    last_slot_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    last_run_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    last_run_status: Mapped[str | None] = mapped_column(types.ShortString)
+    last_success_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     # When the run began that succeeded last, a backfill left out: what `after` goes by.
-    last_success_started_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    failures_in_a_row: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    last_success_started_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    failures_in_a_row: Mapped[int] = mapped_column(types.Integer, default=0, server_default="0")
     # Slots that catch_up="skip" has passed over since the last run.
-    skipped_slots: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
+    skipped_slots: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
     # Where the next window starts: the end of the last successful one. Set by the first claim, so
     # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
-    window_starts_at: Mapped[datetime | None] = mapped_column(StoredTime)
+    window_starts_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     declared_schedule: Mapped[str | None] = mapped_column(AnyText(300))
     # The options that follow a failure, as the code declares them: they hold in a process that does
     # not know the handler, too. NULL until a process that knows it has recorded them.
-    on_lost: Mapped[str | None] = mapped_column(ShortString)
-    retries: Mapped[int | None] = mapped_column(Integer)
-    retry_delay: Mapped[int | None] = mapped_column(Integer)
-    pause_after: Mapped[int | None] = mapped_column(Integer)
+    on_lost: Mapped[str | None] = mapped_column(types.ShortString)
+    retries: Mapped[int | None] = mapped_column(types.Integer)
+    retry_delay: Mapped[int | None] = mapped_column(types.Integer)
+    pause_after: Mapped[int | None] = mapped_column(types.Integer)
     disabled_reason: Mapped[str | None] = mapped_column(AnyText())
     # Its schedule waits until then: a backfill is going on.
-    backfill_until: Mapped[datetime | None] = mapped_column(StoredTime)
+    backfill_until: Mapped[datetime | None] = mapped_column(types.StoredTime)
     # What its condition said last, if that was no.
     held_because: Mapped[str | None] = mapped_column(AnyText())
 
@@ -107,7 +97,7 @@ class DataFlow(TimestampMixin, EngineBase):
         Due is what is enabled, has no run that is pending or in progress, waits for no backfill,
         and has a slot whose time has come: never a moment before it.
         """
-        due = cls.is_due(sa.literal(now, StoredTime()))
+        due = cls.is_due(sa.literal(now, types.StoredTime()))
         return sa.select(cls).where(*due).order_by(cls.next_run_at)
 
     @classmethod

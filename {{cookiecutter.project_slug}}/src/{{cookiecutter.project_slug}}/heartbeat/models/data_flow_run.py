@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
+from ..db import types
 from ..db.expressions import END_OF_TIME, has_come
 from ..db.stored import readable
 from ..db.text import AnyText
-from ..db.types import BigInteger, Integer, Json, Seconds, ShortString, StoredTime
 from ..errors import StatusError
 from ..redaction import describe_error
 from .meta import EngineBase, TimestampMixin
@@ -53,25 +53,25 @@ class DataFlowRun(TimestampMixin, EngineBase):
     __tablename__ = "data_flow_runs"
 
     data_flow_id: Mapped[int] = mapped_column(sa.ForeignKey("data_flows.id", ondelete="CASCADE"))
-    status: Mapped[str] = mapped_column(ShortString, default=RunStatus.PENDING.value)
-    trigger: Mapped[str] = mapped_column(ShortString, default=Trigger.SCHEDULE.value)
-    scheduled_for: Mapped[datetime | None] = mapped_column(StoredTime)
-    not_before: Mapped[datetime | None] = mapped_column(StoredTime)
-    sent_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    missed_slots: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
-    attempt: Mapped[int] = mapped_column(Integer, default=1, server_default="1")
+    status: Mapped[str] = mapped_column(types.ShortString, default=RunStatus.PENDING.value)
+    trigger: Mapped[str] = mapped_column(types.ShortString, default=Trigger.SCHEDULE.value)
+    scheduled_for: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    not_before: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    sent_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    missed_slots: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
+    attempt: Mapped[int] = mapped_column(types.Integer, default=1, server_default="1")
     claim_id: Mapped[str | None] = mapped_column(AnyText(36))
     worker: Mapped[str | None] = mapped_column(AnyText(200))
-    lease_expires_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    window_start: Mapped[datetime | None] = mapped_column(StoredTime)
-    window_end: Mapped[datetime | None] = mapped_column(StoredTime)
-    started_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    ended_at: Mapped[datetime | None] = mapped_column(StoredTime)
-    duration: Mapped[float | None] = mapped_column(Seconds)
+    lease_expires_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    window_start: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    window_end: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    started_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    ended_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    duration: Mapped[float | None] = mapped_column(types.Seconds)
     error_type: Mapped[str | None] = mapped_column(AnyText(200))
     error_message: Mapped[str | None] = mapped_column(AnyText())
     error_backtrace: Mapped[str | None] = mapped_column(AnyText())
-    result: Mapped[Any | None] = mapped_column(Json)
+    result: Mapped[Any | None] = mapped_column(types.Json)
     log: Mapped[str | None] = mapped_column(AnyText())
     # 1 while the run has not ended, else NULL: unique with the flow, so one active run a flow. A
     # column instead of a partial index, because MySQL has none and one rule serves all three.

@@ -34,9 +34,9 @@ class Problem(NamedTuple):
         return f"column {self.column}{self.of} {self.text}"
 
 
-def unreadable_columns(row: object) -> list[str]:
-    """Return the columns that cannot be read of a row, or of an object of the ORM."""
-    return [name for name, value in _values_of(row).items() if isinstance(value, Unreadable)]
+def unreadable_values(row: object) -> dict[str, Unreadable]:
+    """Return what cannot be read of a row, or of an object of the ORM, by column."""
+    return {key: each for key, each in _values_of(row).items() if isinstance(each, Unreadable)}
 
 
 def readable_values(row: object) -> dict[str, Any]:
@@ -48,24 +48,21 @@ def _values_of(row: object) -> dict[str, Any]:
     return row._asdict() if isinstance(row, Row) else vars(row)
 
 
-def problem_of(row: Any) -> Problem | None:
-    """Return the first column that cannot be read of a row, or of an object of the ORM."""
-    for name in unreadable_columns(row):
-        text = (
-            f"is not valid ({getattr(row, name)}): correct it in the database, or remove the flow"
-        )
-        return Problem(name, text, f" of run {row.id}" if hasattr(row, "data_flow_id") else "")
+def problem_of(*rows: Any) -> Problem | None:
+    """Return the first column that cannot be read of rows, or of objects of the ORM.
+
+    A None among them has nothing to read.
+    """
+    for row in filter(None, rows):
+        for name, value in unreadable_values(row).items():
+            text = f"is not valid ({value}): correct it in the database, or remove the flow"
+            return Problem(name, text, f" of run {row.id}" if hasattr(row, "data_flow_id") else "")
     return None
-
-
-def problem_with(flow: DataFlow, run: DataFlowRun | None) -> Problem | None:
-    """Return the first column that cannot be read of a flow, or of its run that has not ended."""
-    return problem_of(flow) or (problem_of(run) if run else None)
 
 
 def require_readable(row: DataFlow | DataFlowRun | None) -> None:
     """Raise InputError, which names the column, if there is a row that cannot be read."""
-    if row is not None and (problem := problem_of(row)):
+    if problem := problem_of(row):
         raise InputError({problem.column: [f"{problem.of} {problem.text}".strip()]})
 
 
@@ -94,7 +91,7 @@ def disable_apart(
                 return False
             flow = session.scalars(mine).one_or_none()
             run = session.get(DataFlowRun, run_id) if run_id else None
-            problem = flow and problem_with(flow, run if run and run.active else None)
+            problem = flow and problem_of(flow, run if run and run.active else None)
             if problem:
                 ended = run_id if end_run else None
                 disable(session, flow_id, str(problem), heartbeat.clock.now(), ended)

@@ -24,7 +24,7 @@ from ...models import DataFlow, DataFlowRun, EngineBase, is_engine_table
 from ...models.data_flow import with_active_run
 from ...printing import printable
 from ...redaction import without_password
-from ...runs.unreadable import problem_with
+from ...runs.unreadable import problem_of
 from .files import changed_files
 
 # A line of the report: whether it is in order, and its text.
@@ -103,7 +103,7 @@ def _database(heartbeat: Heartbeat, config: str) -> Iterator[Finding]:
         rows = session.execute(with_active_run(select(DataFlow, DataFlowRun))).all()
     yield True, f"flows: {len(heartbeat.flows)} registered, {len(rows)} rows"
     for flow, run in rows:
-        if problem := problem_with(flow, run):
+        if problem := problem_of(flow, run):
             yield False, f"flow {flow.name}: {problem}"
         elif flow.handler not in heartbeat.flows:
             yield False, str(HandlerNotRegisteredError(flow.name, flow.handler))

@@ -33,7 +33,7 @@ from ...runs.request import (
     lock_flow,
     rule_of,
 )
-from ...runs.unreadable import require_readable, unreadable_columns
+from ...runs.unreadable import require_readable, unreadable_values
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
 from ...validation import validate_input
@@ -223,7 +223,7 @@ def _set_schedule(heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, now:
         raise errors.InputError({"every": ["give either every or cron"]})
     if not named & {"every", "cron", "timezone"}:
         return
-    unreadable = NO_SLOTS.keys() & unreadable_columns(flow)
+    unreadable = NO_SLOTS.keys() & unreadable_values(flow).keys()
     for column in unreadable:
         setattr(flow, column, NO_SLOTS[column])
     if unreadable or before != (flow.run_interval, flow.cron, flow.timezone):

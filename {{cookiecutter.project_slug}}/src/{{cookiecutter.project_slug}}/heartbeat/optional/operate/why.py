@@ -18,7 +18,7 @@ from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun
 from ...models.data_flow import with_active_run
 from ...runs.due import RUN_OBSTACLES, SLOT_OBSTACLES, first_obstacle, query_params
 from ...runs.request import rule_of
-from ...runs.unreadable import Problem, disable_apart, problem_with, readable_values
+from ...runs.unreadable import Problem, disable_apart, problem_of, readable_values
 from ...schedules.between import read_zone
 from ...schedules.rule import next_slots
 from ...schedules.tolerance import is_ahead
@@ -49,7 +49,7 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
     successes = _successes(heartbeat, session, {flow.handler for flow, *_ in found})
     described = []
     for flow, run, last_slot, obstacle in found:
-        if problem := problem_with(flow, run):
+        if problem := problem_of(flow, run):
             if flow.enabled:
                 disable_apart(heartbeat, flow.id, run.id if run else None)
             described.append(_without_unreadable(flow, problem))
