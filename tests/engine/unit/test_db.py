@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -262,8 +262,9 @@ if DATABASE in CLOSED:
         driver, cause = CLOSED[DATABASE]
 
         def close_all(listener: socket.socket) -> None:
-            for _ in range(5):  # a driver may try several times
-                listener.accept()[0].close()
+            with suppress(OSError):  # the listener is closed at the end
+                while True:  # a driver may try several times
+                    listener.accept()[0].close()
 
         with closing(socket.create_server(("127.0.0.1", 0))) as listener:
             threading.Thread(target=close_all, args=(listener,), daemon=True).start()
