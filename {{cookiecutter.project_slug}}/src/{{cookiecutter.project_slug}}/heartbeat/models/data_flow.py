@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVarTuple
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_session, relationship
 
-from ..schedules.tolerance import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
+from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
 from .data_flow_run import DataFlowRun
 from .meta import (
     END_OF_TIME,

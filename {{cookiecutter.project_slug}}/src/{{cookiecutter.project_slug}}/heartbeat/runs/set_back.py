@@ -19,9 +19,8 @@ from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, table_of
 from ..models.meta import END_OF_TIME, UTCDateTime, time_or_none
 from ..schedules.cron import MINUTE
-from ..schedules.every import restarted_grid
+from ..schedules.every import is_ahead, restarted_grid
 from ..schedules.rule import Rule, first_slot, next_after, rescheduled
-from ..schedules.tolerance import is_ahead
 from .due import FlowRow, query_params
 from .unreadable import FLOW_KINDS, RUN_KINDS, disable, problem_of
 

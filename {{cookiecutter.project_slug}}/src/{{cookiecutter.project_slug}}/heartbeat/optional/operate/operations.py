@@ -20,7 +20,6 @@ from ...core import Heartbeat
 from ...db import begin_writing
 from ...definition import Cron, FlowName, Seconds, Zone
 from ...json_values import json_problem
-from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...models.stored import Unreadable
 from ...runs.execute import execute
@@ -36,6 +35,7 @@ from ...runs.unreadable import FLOW_KINDS, require_readable, unreadable_columns
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
 from ...validation import validate_input
+from .members import FlowMembers
 from .why import describe
 
 # How many seconds a requested run waits for a worker that another claim has reserved.

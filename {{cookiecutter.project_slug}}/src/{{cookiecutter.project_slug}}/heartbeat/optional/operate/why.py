@@ -11,7 +11,6 @@ from ...core import Heartbeat
 from ...definition import FlowDefinition
 from ...durations import format_every
 from ...errors import ScheduleError, UnknownFlowError
-from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun, RunStatus, Trigger
 from ...models.data_flow import with_active_run
 from ...models.meta import time_or_none
@@ -19,9 +18,10 @@ from ...models.stored import show
 from ...runs.request import rule_of
 from ...runs.unreadable import FLOW_KINDS, Problem, disable_apart, problem_with, readable_values
 from ...schedules.between import read_zone
+from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
-from ...schedules.tolerance import is_ahead
 from ...settings import BEATS_MISSED
+from .members import FlowMembers
 
 
 def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) -> list[FlowMembers]:
