@@ -8,7 +8,7 @@ import pytest
 from pyramid.config import Configurator
 
 from data_flows.heartbeat.errors import SettingsError
-from data_flows.heartbeat.security.weakness import weakness
+from data_flows.heartbeat.security.token import weakness
 from data_flows.heartbeat.settings import Settings, read_settings
 
 GOOD = "NYhkJ2u2dCqZMnyTL8xIFw"

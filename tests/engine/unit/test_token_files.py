@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from data_flows.heartbeat.security.token import Token, Tokens, presented_token, read_tokens
-from data_flows.heartbeat.security.weakness import weakness
+from data_flows.heartbeat.security.token import (
+    Token,
+    Tokens,
+    presented_token,
+    read_tokens,
+    weakness,
+)
 
 
 @pytest.fixture

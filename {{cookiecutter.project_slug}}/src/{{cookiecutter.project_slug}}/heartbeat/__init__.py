@@ -73,7 +73,7 @@ def includeme(config: Configurator) -> None:
         if hasattr(module, "includeme"):
             config.include(module)
     # Last: the route that matches all other paths, and a check of all routes.
-    config.include(".views.unknown")
+    config.include(".views.beat.include_unknown")
     config.include(".routes")
 
 

@@ -29,8 +29,7 @@ from .executors.local import LocalExecutor
 from .models import Obstacle, RunStatus
 from .run import ClaimedRun
 from .run_log import RunLog
-from .security.token import Tokens
-from .security.weakness import weakness
+from .security.token import Tokens, weakness
 from .settings import Settings
 
 _Result = TypeVar("_Result")

@@ -1,5 +1,7 @@
 """The validated declaration of a flow."""
 
+import inspect
+import pkgutil
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
@@ -18,13 +20,13 @@ from pydantic import (
 
 from .durations import parse_every
 from .errors import ConfigurationError
-from .handlers import Handler, check_function, is_importable
 from .json_values import json_problem
 from .schedules.between import read_between, read_zone
 from .schedules.cron import read_cron
 from .schedules.rule import Rule, next_after
 from .validation import problems_in
 
+Handler = Callable[..., Any]
 MAX_INTEGER = 2**31 - 1  # of a column
 # The options that need an optional module: the attribute of Heartbeat that it sets, and its file.
 _MODULES = {
@@ -71,6 +73,37 @@ def _defaults_of(model: type[BaseModel]) -> dict[str, Any]:
 _Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_read_configuration)]
 
 
+def check_function(function: Handler) -> Handler:
+    """Return the function. Raises ValueError if calling it with a run would not run it."""
+    if isinstance(function, type):
+        raise ValueError("is a class: declare a function, at the top of a module")  # noqa: TRY004
+    # A function, or the method of a callable object.
+    for code in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code):
+            raise ValueError("is async: declare a plain function, and use asyncio.run() inside it")
+        if inspect.isgeneratorfunction(code):
+            raise ValueError("is a generator, which runs nothing when called: return, do not yield")
+    try:
+        # The parameters of the decorator's function: it may add those of the decorated one.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except ValueError:  # a function written in C may have no signature
+        return function
+    try:
+        signature.bind("run")
+    except TypeError as error:
+        raise ValueError(f"takes {signature}, but is called with one argument, the run") from error
+    return function
+
+
+def is_importable(function: Handler | None) -> bool:
+    """Return whether another process can import this function by its name."""
+    module, name = getattr(function, "__module__", ""), getattr(function, "__qualname__", "")
+    try:
+        return module != "__main__" and pkgutil.resolve_name(f"{module}:{name}") is function
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
 class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     """A registered flow, as the code declares it. Durations are in seconds."""
 
@@ -101,9 +134,7 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     def _has_its_module(cls, value: object, info: ValidationInfo) -> object:
         hook, module = _MODULES[info.field_name or ""]
         if value and getattr(info.context, hook) is None:
-            raise ValueError(
-                f"needs the optional module {module} and its line in the engine's __init__"
-            )
+            raise ValueError(f"needs the optional module {module} and its line in __init__.py")
         return value
 
     @field_validator("timeout")
@@ -164,7 +195,7 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
         try:
             return self.configuration.model_validate(stored)
         except ValidationError as error:
-            found = problems_in(error, stored, self.configuration)
+            found = problems_in(error, stored, self.configuration, "field", "")
             problems = "; ".join(problem.line for problem in found)
             raise ConfigurationError(
                 f"the flow's configuration does not fit: {problems}"

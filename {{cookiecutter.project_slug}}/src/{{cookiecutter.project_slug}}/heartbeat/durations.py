@@ -20,11 +20,10 @@ def parse_every(value: object) -> int:
     elif match := re.fullmatch(r"\s*([0-9]{1,10})\s*([smhd]?)\s*", str(value)):
         seconds = int(match[1]) * _SECONDS[match[2]]
     if seconds != int(seconds) or not 0 < seconds <= _LONGEST:
-        example = '"30s", "5m", "2h" or "1d"'
-        message = (
-            f"{value!r} is not a valid interval: write whole seconds above zero such as {example}"
+        raise ScheduleError(
+            f"{value!r} is not a valid interval: write whole seconds above zero such as "
+            '"30s", "5m", "2h" or "1d"'
         )
-        raise ScheduleError(message)
     return int(seconds)
 
 

@@ -1,4 +1,4 @@
-"""The JSON members of flows, runs and beats: the same ones by HTTP and with `--json`.
+"""The JSON members of runs and beats: the same ones by HTTP and with `--json`.
 
 Times are in UTC. A stored value that cannot be read is None.
 """
@@ -15,26 +15,6 @@ from .errors import UnknownRunError
 from .models import DataFlow, DataFlowRun, table_of
 from .redaction import error_of
 from .runs.unreadable import readable_values
-
-
-class FlowMembers(BaseModel):
-    """A flow. `next_run_at` is None while it is disabled."""
-
-    name: str
-    handler: str | None
-    description: str | None
-    enabled: bool
-    every: str | None
-    cron: str | None
-    timezone: str | None
-    configuration: dict[str, Any] | None
-    next_run_at: datetime | None
-    last_run_at: datetime | None
-    last_run_status: str | None
-    last_success_at: datetime | None
-    disabled_reason: str | None
-    why: str
-    next_slots: list[datetime]
 
 
 class RunSummary(BaseModel):

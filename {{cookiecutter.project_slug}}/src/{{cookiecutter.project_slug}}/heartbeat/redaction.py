@@ -134,11 +134,8 @@ def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
     """
     limits = {"error_type": LONGEST_TYPE, "error_message": LONGEST_MESSAGE}
     limits |= dict.fromkeys(("error_backtrace", "log"), LONGEST_BACKTRACE)
-    escaped = {
-        name: shorten(escape(values[name], "ascii"), limit)
-        for name, limit in limits.items()
-        if values.get(name)
-    }
+    texts = {name: values[name] for name in limits if values.get(name)}
+    escaped = {name: shorten(escape(text, "ascii"), limits[name]) for name, text in texts.items()}
     return {**values, **escaped}
 
 

@@ -10,9 +10,8 @@ import venusian
 from pydantic import BaseModel, ValidationError
 from pyramid.config import Configurator
 
-from .definition import FlowDefinition
+from .definition import FlowDefinition, Handler
 from .errors import DeclarationError, NameConflictError
-from .handlers import Handler
 from .redaction import error_text
 from .validation import problems_in
 
@@ -131,7 +130,7 @@ def _define(config: Configurator, function: Handler, options: FlowOptions) -> Fl
         given |= {"function": function, "place": place}
         return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
     except ValidationError as error:
-        found = problems_in(error, given, FlowDefinition, "option")
+        found = problems_in(error, given, FlowDefinition, "option", "")
         raise _invalid(place, given["name"], [problem.line for problem in found]) from error
     except Exception as error:  # a scan ignores some of them, and none has the place
         problem = f"cannot be declared: {error_text(error)}"

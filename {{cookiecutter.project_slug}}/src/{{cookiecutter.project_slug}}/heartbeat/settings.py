@@ -14,8 +14,7 @@ from .db import database_url
 from .durations import parse_every
 from .errors import SettingsError
 from .security.addresses import Network, parse_networks
-from .security.token import read_tokens
-from .security.weakness import weakness
+from .security.token import read_tokens, weakness
 from .validation import problems_in
 
 PREFIX = "heartbeat."
@@ -87,23 +86,20 @@ class Settings(BaseModel):
     allow_get: bool = Field(default=False, examples=["false"])
 
     @classmethod
-    def read(cls, ini: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> Self:
+    def read(cls, ini: Mapping[str, Any], environment: Mapping[str, str] = os.environ) -> Self:
         """Return the settings of an application: `ini` values, the environment winning over them.
 
         Raises SettingsError with all problems at once, each with the setting, its value (never a
         secret) and a valid example.
         """
-        environment = os.environ if environment is None else environment
-        of_file = [key for key in ini if key.startswith(PREFIX)]
-        given = {key.removeprefix(PREFIX): ini[key] for key in of_file}
+        given = {key.removeprefix(PREFIX): ini[key] for key in ini if key.startswith(PREFIX)}
         variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
         given |= {name: environment[key] for name, key in variables.items() if key in environment}
         problems = [*_invalid_secrets(given, ini)]
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
-            found = problems_in(error, given, cls, "setting", PREFIX)
-            problems += (problem.line for problem in found)
+            problems += [each.line for each in problems_in(error, given, cls, "setting", PREFIX)]
         if problems:
             raise SettingsError("\n".join(problems))
         return settings
@@ -122,11 +118,6 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
     return settings, database_url(ini)
 
 
-def is_development(ini: Mapping[str, Any]) -> bool:
-    """Return whether an application reloads its templates, as in development."""
-    return bool(asbool(ini.get("pyramid.reload_templates")))
-
-
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
     """Yield the secrets of a role at start, each with the name of its setting."""
     if str(given.get(f"{role}token", "")).strip():
@@ -142,6 +133,7 @@ def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterat
         for other in [other for other, same in operators if same == secret]:
             problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
             yield f"{problem}: the scheduler may only beat; create another token for operators"
+    is_development = asbool(ini.get("pyramid.reload_templates"))
     for name, secret in beats + operators:
-        if not is_development(ini) and (reason := weakness(secret)):
+        if not is_development and (reason := weakness(secret)):
             yield f"{PREFIX}{name} (not shown) {reason}; make one with `openssl rand -hex 32`"

@@ -7,6 +7,7 @@ reported like any other error.
 import re
 import sys
 import sysconfig
+import traceback
 from configparser import InterpolationError
 from pathlib import Path
 from types import TracebackType
@@ -87,14 +88,12 @@ def _is_ours(module: str | None) -> bool:
 def _frames(error: BaseException) -> list[tuple[str, bool]]:
     """Return the places of an error, innermost last, and whether each is the project's own code."""
     frames: list[tuple[str, bool]] = []
-    trace = error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        module = trace.tb_frame.f_globals.get("__name__", "")
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        file = frame.f_code.co_filename
+        module = frame.f_globals.get("__name__", "")
         # An installed project is a library too, known by its name.
         is_ours = _is_ours(module) or not file.startswith(_LIBRARIES)
-        frames.append((f"{file}, line {trace.tb_lineno}", is_ours and module != "__main__"))
-        trace = trace.tb_next
+        frames.append((f"{file}, line {line}", is_ours and module != "__main__"))
     return frames
 
 

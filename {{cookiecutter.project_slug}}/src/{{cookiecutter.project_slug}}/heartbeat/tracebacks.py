@@ -54,9 +54,9 @@ def text_of(value: object) -> str:
         return UNREADABLE
 
 
-def message_of(error: BaseException, clip: Clip) -> str:
+def message_of(error: BaseException, clip: Clip, limit: int = MAX_MESSAGE) -> str:
     """Return the text of an exception and its notes, one below the other."""
-    return _message_of(error, clip, MAX_MESSAGE)
+    return "\n".join([clip(text_of(error), limit), *_notes_of(error, clip)])
 
 
 def format_error(error: BaseException, message: str, clip: Clip) -> str:
@@ -97,7 +97,7 @@ class _Report:
         self.left -= 1
         yield from _frames_of(error, self.clip)
         is_first = error is self.error
-        message = self.message if is_first else _message_of(error, self.clip, MAX_OTHER_MESSAGE)
+        message = self.message if is_first else message_of(error, self.clip, MAX_OTHER_MESSAGE)
         yield _qualified_name(type(error)) + (f": {message}\n" if message else "\n")
         if is_a(error, BaseExceptionGroup):
             yield from self._members(error)
@@ -131,10 +131,6 @@ def _chain_of(error: BaseException) -> list[tuple[BaseException, str]]:
         seen.add(id(each))
         chain.append((each, link))
     return chain
-
-
-def _message_of(error: BaseException, clip: Clip, limit: int) -> str:
-    return "\n".join([clip(text_of(error), limit), *_notes_of(error, clip)])
 
 
 def _frames_of(error: BaseException, clip: Clip) -> Iterator[str]:

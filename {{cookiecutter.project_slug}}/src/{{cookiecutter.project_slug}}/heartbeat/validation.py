@@ -29,11 +29,7 @@ class InputProblem(NamedTuple):
 
 
 def problems_in(
-    error: ValidationError,
-    given: Mapping[str, Any],
-    model: type[BaseModel],
-    kind: str = "field",
-    prefix: str = "",
+    error: ValidationError, given: Mapping[str, Any], model: type[BaseModel], kind: str, prefix: str
 ) -> Iterator[InputProblem]:
     """Yield the problems that pydantic has found in `given`, the input of a model.
 
@@ -43,17 +39,15 @@ def problems_in(
         field = ".".join(map(str, found["loc"]))
         known = model.model_fields.get(field.partition(".")[0])
         reason = redact(found["msg"].removeprefix("Value error, "), limit=2 * LONGEST_VALUE)
+        name = prefix + field
         if found["type"] == "extra_forbidden":
             reason = f"there is no such {kind}{_nearest_field(field, model, prefix)}"
-            line = f"{prefix}{field}: {reason}"
-        elif not field:
-            line = reason
-        elif found["type"] == "missing":
-            line = f"{prefix}{field}: {reason}{_example(known)}"
-        else:
+        elif field and found["type"] != "missing":
             # The input of an error may be the result of our own validators.
-            value = _shown(given.get(field, found["input"]), known)
-            line = f"{prefix}{field} is {value}: {reason}{_example(known)}"
+            name += f" is {_shown(given.get(field, found['input']), known)}"
+        examples = known.examples if known else None
+        example = f"; valid is, for example, {examples[0]}" if examples else ""
+        line = f"{name}: {reason}{example}" if field else reason
         yield InputProblem(field, reason, line.replace("\n", " "))
 
 
@@ -63,7 +57,7 @@ def validate_input(model: type[_Model], given: Mapping[str, Any], *place: str) -
         return model.model_validate(given)
     except ValidationError as error:
         reasons = defaultdict[str, list[str]](list)
-        for problem in problems_in(error, given, model):
+        for problem in problems_in(error, given, model, "field", ""):
             reasons[".".join(filter(None, (*place, problem.field)))].append(problem.reason)
         raise InputError(reasons) from error
 
@@ -80,10 +74,6 @@ def _nearest_field(name: str, model: type[BaseModel], prefix: str) -> str:
         example = f", as in {examples[0]}" if examples and not prefix else ""
         return f"; did you mean {prefix}{near}{example}?"
     return ""
-
-
-def _example(field: FieldInfo | None) -> str:
-    return f"; valid is, for example, {field.examples[0]}" if field and field.examples else ""
 
 
 def _shown(value: Any, field: FieldInfo | None) -> str:

@@ -25,8 +25,7 @@ class FlowNameType(click.types.StringParamType):
             application(ctx.params["config"]) as heartbeat,
             heartbeat.session() as session,
         ):
-            names |= heartbeat.flows.keys()
-            names.update(session.scalars(select(DataFlow.name)))
+            names.update(heartbeat.flows, session.scalars(select(DataFlow.name)))
         return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]
 
 

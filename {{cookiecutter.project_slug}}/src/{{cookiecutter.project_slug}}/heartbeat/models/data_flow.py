@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, WriteOnlyMapped, mapped_column, object_sessio
 from ..db import types
 from ..db.expressions import END_OF_TIME, has_come, seconds_before
 from ..db.text import AnyText
-from ..schedules.tolerance import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
+from ..schedules.every import CRON_INTERVAL, EARLY_SHARE, MAX_EARLY, MAX_SKEW
 from .data_flow_run import DataFlowRun
 from .meta import EngineBase, TimestampMixin
 from .obstacle import Obstacle

@@ -20,7 +20,7 @@ from ..executors.local import FreeWorkers
 from ..models import DataFlowBeat, RunStatus, table_of
 from ..redaction import describe_error
 from ..run import ClaimedRun
-from ..schedules.tolerance import MAX_EARLY
+from ..schedules.every import MAX_EARLY
 from .claim import claim
 from .due import Look, eligibility_filters, look
 from .execute import execute

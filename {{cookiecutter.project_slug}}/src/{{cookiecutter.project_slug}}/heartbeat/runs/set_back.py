@@ -21,9 +21,8 @@ from ..db.types import UTCDateTime
 from ..errors import ScheduleError
 from ..models import DataFlow, DataFlowRun, RunStatus, table_of
 from ..schedules.cron import MINUTE
-from ..schedules.every import restarted_grid
+from ..schedules.every import is_ahead, restarted_grid
 from ..schedules.rule import Rule, first_slot, next_after, rescheduled
-from ..schedules.tolerance import is_ahead
 from .due import FlowRow, query_params
 from .finish import disable
 from .unreadable import problem_of

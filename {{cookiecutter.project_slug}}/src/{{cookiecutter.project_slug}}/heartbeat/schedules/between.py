@@ -43,10 +43,9 @@ def read_between(text: str) -> tuple[int, int]:
         opens, closes = hour * 60 + minute, last_hour * 60 + last_minute
         if opens != closes and opens < MIDNIGHT >= closes:
             return opens, closes
-    message = (
+    raise ScheduleError(
         f'{text!r} is not a valid daily window: write when it opens and closes, as "22:00-06:00"'
     )
-    raise ScheduleError(message)
 
 
 def is_open(between: str | None, zone: str, moment: datetime) -> bool:

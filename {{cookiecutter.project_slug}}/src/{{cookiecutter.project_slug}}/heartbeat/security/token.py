@@ -5,6 +5,7 @@ A line of a file is a secret and, after a space, the name of the token in the hi
 
 import hmac
 import logging
+import re
 import stat
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,14 @@ from pathlib import Path
 _HEADER_ENCODING = "latin-1"
 # A file that does not end with a line end is complete if it was not changed for these seconds.
 SETTLE_SECONDS = 3.0
+SHORTEST_SECRET = 16
+FEWEST_CHARACTERS = 5
+# Placeholders from examples, compared in lower case and as letters only.
+PLACEHOLDERS = frozenset(
+    {"beattoken", "changeme", "changethis", "example", "insertyourtokenhere", "mysecret"}
+    | {"mytoken", "none", "null", "password", "placeholder", "replaceme", "secret", "test"}
+    | {"todo", "token", "undefined", "yoursecret", "yourtoken", "yourtokenhere"}
+)
 
 log = logging.getLogger(__name__)
 
@@ -122,3 +131,12 @@ def presented_token(authorization: str | None, own_header: str | None) -> str | 
     if scheme.lower() == "bearer" and credentials.strip():
         return credentials.strip()
     return (own_header or "").strip() or None
+
+
+def weakness(secret: str) -> str | None:
+    """Return why a secret must not be used outside development; None for a good one."""
+    if re.sub("[^a-z]", "", secret.lower()) in PLACEHOLDERS or len(set(secret)) < FEWEST_CHARACTERS:
+        return "is a placeholder"
+    if len(secret) < SHORTEST_SECRET:
+        return f"is shorter than {SHORTEST_SECRET} characters"
+    return None

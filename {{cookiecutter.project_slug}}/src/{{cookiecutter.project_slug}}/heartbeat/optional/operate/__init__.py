@@ -13,13 +13,5 @@ def commands() -> list[click.Command]:
     """Return the commands for operators."""
     from . import edit, flows, runs
 
-    changing = [
-        edit.add,
-        edit.change,
-        edit.rename,
-        edit.remove,
-        edit.reset,
-        edit.pause,
-        edit.resume,
-    ]
-    return [*changing, edit.why, flows.flows, runs.run, runs.runs]
+    changing = [edit.add, edit.change, edit.rename, edit.remove, edit.reset, edit.pause]
+    return [*changing, edit.resume, edit.why, flows.flows, runs.run, runs.runs]

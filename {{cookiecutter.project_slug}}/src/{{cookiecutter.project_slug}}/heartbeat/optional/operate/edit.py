@@ -13,11 +13,11 @@ from ...cli.names import name_argument
 from ...cli.output import json_option, print_json, print_table
 from ...core import Heartbeat
 from ...errors import ScheduleError
-from ...members import FlowMembers
 from ...printing import printable
 from ...schedules.between import read_zone
 from . import operations
 from .flows import schedule_of
+from .members import FlowMembers
 from .why import describe
 
 

@@ -5,7 +5,7 @@ from typing import Any
 from ...cli.application import command
 from ...cli.output import json_option, print_json, print_table
 from ...core import Heartbeat
-from ...members import FlowMembers
+from .members import FlowMembers
 from .why import describe
 
 

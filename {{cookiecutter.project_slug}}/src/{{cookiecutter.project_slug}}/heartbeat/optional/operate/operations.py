@@ -21,7 +21,6 @@ from ...db import begin_writing
 from ...db.stored import Unreadable
 from ...definition import Cron, FlowName, Seconds, Zone
 from ...json_values import json_problem
-from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...runs.execute import execute
 from ...runs.finish import cancel
@@ -37,6 +36,7 @@ from ...runs.unreadable import require_readable, unreadable_values
 from ...schedules.between import read_zone
 from ...schedules.rule import first_slot, next_slots, rescheduled
 from ...validation import validate_input
+from .members import FlowMembers
 from .why import describe
 
 # How many seconds a requested run waits for a worker that another claim has reserved.

@@ -13,16 +13,16 @@ from ...core import Heartbeat
 from ...db.stored import readable, show
 from ...durations import format_every
 from ...errors import ScheduleError, UnknownFlowError
-from ...members import FlowMembers
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowBeat, DataFlowRun
 from ...models.data_flow import with_active_run
 from ...runs.due import RUN_OBSTACLES, SLOT_OBSTACLES, first_obstacle, query_params
 from ...runs.request import rule_of
 from ...runs.unreadable import Problem, disable_apart, problem_of, readable_values
 from ...schedules.between import read_zone
+from ...schedules.every import is_ahead
 from ...schedules.rule import next_slots
-from ...schedules.tolerance import is_ahead
 from ...settings import BEATS_MISSED
+from .members import FlowMembers
 
 # With these obstacles it does not matter whether beats come.
 BEATS_DO_NOT_HELP = {"running", "unknown handler", "disabled"}
