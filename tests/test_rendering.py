@@ -35,10 +35,10 @@ DATABASE_NAMES = {
     *("dialect_name", "drivername", "get_backend_name", "get_driver_name", "get_dialect"),
     *("is_mariadb", "is_mysql", "is_postgresql", "is_sqlite"),
 }
-# More than was planned: see docs/decisions/0009, which gives the reason for each raise.
-REQUIRED_LINES = 5_580
+# More than the contract allows: docs/decisions/0009 gives the reason.
+REQUIRED_LINES = 5_710
 PART_LINES = 350
-OPERATE_LINES = 700
+OPERATE_LINES = 715
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15
 
