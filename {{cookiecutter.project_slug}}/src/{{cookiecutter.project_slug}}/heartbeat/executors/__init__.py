@@ -1,1 +1,1 @@
-"""Where runs execute: on threads of this process, or elsewhere."""
+"""Where runs execute: `local.py` has the threads of this process."""

@@ -163,6 +163,12 @@ class DataFlow(TimestampMixin, EngineBase):
             else_=sa.func.coalesce(cls.run_interval, CRON_INTERVAL) * EARLY_SHARE,
         )
 
+    def slots_begin(self, now: datetime) -> datetime:
+        """Return where the next slots begin: where it was made, if it was never scheduled."""
+        if self.next_run_at == NEVER_SCHEDULED:
+            return min(self.created_at, now)
+        return self.next_run_at
+
     @property
     def last_run(self) -> DataFlowRun | None:
         """The run that was made last, whatever became of it; None if there never was one."""

@@ -1,4 +1,5 @@
 """The life of a run, in order: a beat, what is due, its claim, its execution, and its end.
 
-`beat.py` calls the others; the status of a run changes here and nowhere else.
+`beat.py` calls the others. `claim.py` puts runs in progress, `release.py` takes that back, and
+`finish.py` alone ends them.
 """

@@ -112,9 +112,9 @@ def _claim(heartbeat: Heartbeat, name: str, window: Window) -> ClaimedRun | None
 
 
 def _has_succeeded(session: Session, flow: DataFlow, window: Window) -> bool:
-    ours = {"data_flow_id": flow.id, "trigger": Trigger.BACKFILL.value}
-    when = {"window_start": window.start, "window_end": window.end}
-    succeeded = DataFlowRun.completed().filter_by(**ours, **when)
+    succeeded = flow.successful_runs.filter_by(
+        trigger=Trigger.BACKFILL.value, window_start=window.start, window_end=window.end
+    )
     return session.scalars(succeeded.limit(1)).first() is not None
 
 

@@ -239,8 +239,7 @@ def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetim
     read_zone(flow.timezone)
     # The slots that passed while it was disabled are not missed: the last of them is enough.
     once = replace(rule_of(heartbeat, flow), catch_up="once")
-    begin = min(flow.created_at, now) if flow.next_run_at == NEVER_SCHEDULED else flow.next_run_at
-    [slot] = next_slots(once, begin, now, 1)
+    [slot] = next_slots(once, flow.slots_begin(now), now, 1)
     if flow.enabled is False:
         flow.next_run_at = slot
     flow.enabled, flow.disabled_reason = True, None

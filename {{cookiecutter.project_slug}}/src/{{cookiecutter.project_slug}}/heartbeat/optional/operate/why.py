@@ -82,11 +82,8 @@ class _State:
     def slots(self) -> list[datetime]:
         """The next slots: none while the flow is disabled, or its schedule cannot be read."""
         flow, now = self.flow, self.now
-        begin = flow.next_run_at
-        if begin == NEVER_SCHEDULED:
-            begin = min(flow.created_at, now)
         with suppress(ScheduleError):
-            slots = next_slots(rule_of(self.heartbeat, flow), begin, now)
+            slots = next_slots(rule_of(self.heartbeat, flow), flow.slots_begin(now), now)
             return slots if flow.enabled else []
         return []
 
