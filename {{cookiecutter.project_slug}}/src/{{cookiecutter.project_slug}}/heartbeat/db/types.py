@@ -98,6 +98,10 @@ class Integer(Stored, TypeDecorator[int]):
     impl = sa.Integer
     cache_ok = True
 
+    def coerce_compared_value(self, op: Any, value: Any) -> Any:
+        """Return the type of what it is combined with: PostgreSQL would round 0.1 to an integer."""
+        return self.impl_instance.coerce_compared_value(op, value)
+
     def read(self, value: Any) -> int:
         """Return the number: SQLite has any value in such a column."""
         if not isinstance(value, int):
