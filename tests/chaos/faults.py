@@ -45,6 +45,8 @@ def plant(fault: str, source: Path, folder: Path) -> Path:
         file = engine / name
         text, found = re.subn(pattern, "", file.read_text())
         if not found:
-            raise LookupError(f"{name} has nothing like {pattern!r}: correct the pattern of the fault")
+            raise LookupError(
+                f"{name} has nothing like {pattern!r}: correct the pattern of the fault"
+            )
         file.write_text(text)
     return copy
