@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ENDS, CLAIMS = "runs/finish.py", "runs/claim.py"
-LIMITS = "db/limits.py"
+LIMITS = "db/backend.py"
 TABLES = "migrations/versions/0001_create_the_heartbeat_tables.py"
 # What is taken out of the engine: in a file, all that a pattern matches.
 FAULTS = {

@@ -33,9 +33,10 @@ from .security.token import Tokens, weakness
 from .settings import Settings
 
 _Result = TypeVar("_Result")
-# How often a step of bookkeeping is tried that the database breaks off to end a deadlock.
+# Attempts at a transaction of bookkeeping that the database aborts, to end a deadlock for example.
 TRIES = 5
-# How many beats, and how many operators, may wait for SQLite's write lock; operators so long.
+# How many beats, and how many operators, may wait for SQLite's write lock at once; and the seconds
+# that operators wait at most.
 WAITING = 3
 OPERATOR_SECONDS = 10.0
 
@@ -44,8 +45,8 @@ OPERATOR_SECONDS = 10.0
 class Leases:
     """The thread that renews the leases of the runs at work in this process.
 
-    in_doubt: claims whose commit was never answered, with the monotonic time until which they are
-    looked for: the runs may be ours although nobody executes them.
+    in_doubt: claims whose commit was never confirmed, each with the monotonic time until which it
+    is looked up: its run may be ours although no thread executes it.
     """
 
     changing: threading.Lock = field(default_factory=threading.Lock)
@@ -68,17 +69,17 @@ class Heartbeat:
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
     leases: Leases = field(default_factory=Leases)
-    # Who may wait while a flow holds SQLite's write lock: so few that others are still answered.
+    # Limits for the threads that wait for SQLite's write lock, so that enough threads stay free.
     waiting_beats: Waiters = field(default_factory=lambda: Waiters(WAITING))
     waiting_operators: Waiters = field(default_factory=lambda: Waiters(WAITING, OPERATOR_SECONDS))
-    # Held by the one beat that waits for a slot. Nobody ever waits for it.
+    # Held by the one beat that waits for a slot. No thread ever waits for this lock.
     waiting_for_slot: threading.Lock = field(default_factory=threading.Lock)
     # Executes the runs of flows with a `timeout`: set by optional/timeouts.py.
     execute_in_subprocess: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
     # Set by optional/conditions.py: checks the conditions of due flows within a beat, and keeps
     # the verdicts by flow id.
     check_conditions: Callable[["Heartbeat", dict[int, bool]], None] | None = None
-    # Set by the same: what keeps a flow from running although it is due.
+    # Set by optional/conditions.py, too: what keeps a flow from running although it is due.
     obstacles: tuple[Obstacle, ...] = ()
     # Periodic work of optional modules: each beat calls it after its runs.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
@@ -87,7 +88,7 @@ class Heartbeat:
 
     def __post_init__(self) -> None:
         heartbeats.add(self)
-        # What comes after a lost connection may be another database, without the flows' rows.
+        # A new connection may reach another database, which lacks the flows' rows.
         event.listen(self.engine, "invalidate", lambda *_ignored: self.registered.clear())
 
     @property
@@ -107,14 +108,14 @@ class Heartbeat:
     def transact(self, work: Callable[[Session], _Result]) -> _Result:
         """Do a step of the engine's own bookkeeping in one transaction; return its result.
 
-        Where the database breaks it off, to end a deadlock or because it cannot be serialized, it
-        is done again from its start. Never for a flow's own work.
+        If the database aborts it (deadlock, serialization failure), it is repeated from its start.
+        Not for a flow's own work.
         """
         manager = transaction.TransactionManager(explicit=True)
 
         def step() -> _Result:
             session = Session(self.engine, expire_on_commit=False)
-            # What joins knows which errors of which driver are worth another try.
+            # The data manager knows which errors of a driver are worth a retry.
             join_transaction(session, STATUS_CHANGED, manager)
             return work(session)
 
@@ -133,7 +134,7 @@ class Heartbeat:
         return [*(token.secret for token in tokens), *([str(password)] if password else [])]
 
 
-# Those of this process, for what stops it: a server's application may be wrapped in filters.
+# All heartbeats of this process, for its shutdown: an application may be wrapped in filters.
 heartbeats: WeakSet[Heartbeat] = WeakSet()
 
 
@@ -143,7 +144,7 @@ def _worker_name(process: int) -> str:
 
 
 def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
-    """Return what an application holds of the heartbeat, without any flow yet.
+    """Return the Heartbeat of an application, without any flows yet.
 
     It connects when it is used. Raises SettingsError when the database's driver is missing.
     """

@@ -40,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedRun:
-    """A run that is this process's to execute, and what that takes of its flow.
+    """A run that this process has claimed, with what its execution needs of the flow's row.
 
     configuration: the text of the JSON object of the flow's row, as it is stored.
     """

@@ -33,9 +33,9 @@ class Backend:
 
     # Whether one statement may write two tables.
     chains_writes = False
-    # Whether a transaction that has written makes all others wait that write.
+    # Whether a transaction that has written blocks all other writers.
     has_one_writer = False
-    # The database that each server has, and the statement that creates another one.
+    # The database that every server has, and the statement that creates a new one.
     catalog = "information_schema"
     create_statement = "CREATE DATABASE {name}"
     # A pattern of what is not code in a statement.
@@ -51,7 +51,7 @@ class Backend:
         dialect: Any = engine.dialect
         for name in ("do_execute", "do_executemany", "do_execute_no_params", "do_commit"):
             setattr(dialect, name, watched(getattr(dialect, name), limits.answer))
-        # Nothing that a rollback undoes is worth a long wait.
+        # A rollback is not worth a long wait.
         dialect.do_rollback = watched(dialect.do_rollback, BOOKKEEPING.answer)
         dialect.do_ping = watched(dialect.do_ping, PING_SECONDS)
         # Before SQLAlchemy's own set-up of a connection, which asks the server first questions.
@@ -137,7 +137,7 @@ class Backend:
         return False
 
     def create_command(self, create: str, user: str, quote: Callable[[str], str]) -> list[str]:
-        """Return a command by which an administrator makes a database that is `user`'s."""
+        """Return a command by which an administrator creates a database owned by `user`."""
         raise NotImplementedError
 
     @contextmanager

@@ -82,7 +82,7 @@ class MySQL(Backend):
         return sorted(f"{table}.{name}" for table, name in connection.execute(limited))
 
     def insert_ignoring(self, table: Table) -> Insert:
-        """Return the statement: IGNORE would also store what does not fit. This changes nothing."""
+        """Return an INSERT with an update without effect: IGNORE would store truncated values."""
         return mysql_insert(table).on_duplicate_key_update(id=table.c.id)
 
     def open_transaction(self, connection: Connection) -> tuple[int, str] | None:

@@ -46,7 +46,7 @@ class PostgreSQL(Backend):
     )
 
     def engine_options(self, url: URL, _limits: Limits) -> dict[str, Any]:
-        """Return options by which the driver begins no transaction: `do_begin` does."""
+        """Return options that keep the driver from beginning transactions: `do_begin` does."""
         driver = url.get_driver_name()
         options = dict[str, Any](LIBPQ_OPTIONS) if driver in {"psycopg", "psycopg2"} else {}
         if driver == "psycopg":

@@ -49,7 +49,7 @@ class SQLite(Backend):
         return options
 
     def prepare(self, engine: Engine, limits: Limits) -> None:
-        """Make the engine's connections write and wait in our way."""
+        """Register the listeners for locking, reading and checking the file."""
         file = _DatabaseFile(engine)
         event.listen(engine, "do_connect", file.refuse_if_removed)
         event.listen(engine, "connect", _prepare_connection)
@@ -64,7 +64,7 @@ class SQLite(Backend):
             event.listen(engine, "connect", _read_any_text)
 
     def insert_ignoring(self, table: Table) -> Insert:
-        """Return the statement: OR IGNORE would also leave out what other constraints refuse."""
+        """Return an INSERT that skips conflicts: OR IGNORE would ignore other constraints, too."""
         return sqlite_insert(table).on_conflict_do_nothing()
 
     @contextmanager

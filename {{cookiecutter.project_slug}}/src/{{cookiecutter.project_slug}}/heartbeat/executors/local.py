@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ..run import ClaimedRun
 
-# How long a thread waits for the next run before it ends, in seconds: many short runs follow each
-# other on one, and none is left of an application that is idle.
+# How many seconds a thread waits for another run before it ends: short runs reuse it, and an idle
+# application has none.
 LINGER = 0.1
 # How long a free worker waits for the next one, in seconds: one claim then serves them all.
 GATHER = 0.005
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class FreeWorkers:
     """How many workers a claim may use, and how many of them it has `taken`.
 
-    given_back: when the claim is over, whether others could use what it left.
+    given_back: set after the claim: whether it left workers unused.
     """
 
     free: int
@@ -51,8 +51,7 @@ class LocalExecutor:
         self.stopped = self.abandoned = False
         lock = threading.Lock()
         self._changed = threading.Condition(lock)
-        # All workers are free, or none is to be any more: a thread that waits for that is not woken
-        # by each.
+        # Notified when all workers are free or the executor stops, and not for each worker.
         self._idle = threading.Condition(lock)
         # Set while runs are at work.
         self.busy = threading.Event()

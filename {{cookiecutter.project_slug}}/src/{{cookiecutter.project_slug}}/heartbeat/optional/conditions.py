@@ -50,7 +50,7 @@ def includeme(config: Configurator) -> None:
         flows = _in_order(heartbeat.flows)
         waits = [flow for flow in flows if flow.after]
         asked = [flow.name for flow in flows if flow.when]
-        # None of a kind that no flow has: claims then ask as little as they can.
+        # Only obstacles that some flow has, to keep claims cheap.
         if waits:
             heartbeat.obstacles += (_after(waits),)
         if asked:
@@ -103,7 +103,7 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
             run = Run(0, flow.name, session, configuration, window, slot, 1, logger)
             reason = _reason_of(call_flow(definition.when, run) if definition.when else True)
     except (ConfigurationError, ScheduleError):
-        return None  # It runs, and fails of that.
+        return None  # the run fails with this error
     except BaseException as error:  # noqa: BLE001 - it may raise anything, and no beat breaks
         details = describe_error(error, heartbeat.secrets())
         log.warning("the condition of %s failed:\n%s", flow.name, details["error_backtrace"])

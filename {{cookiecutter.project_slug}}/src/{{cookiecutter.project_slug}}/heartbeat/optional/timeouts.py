@@ -110,7 +110,7 @@ class _Children:
 
 
 class _Child:
-    """A run's process, as the thread sees it that waits for it."""
+    """A run's process, seen from the thread that waits for it."""
 
     def __init__(self, run: ClaimedRun, run_log: RunLog) -> None:
         self.run_log = run_log

@@ -34,11 +34,11 @@ from .upcoming import wait_for_slot
 
 log = logging.getLogger(__name__)
 
-# On the table: see `execute.py`.
+# On the table: see `finish.py`.
 _BEAT = table_of(DataFlowBeat)
 _CHANGE_BEAT = update(_BEAT).where(_BEAT.c.id == bindparam("beat"))
-# A claim that comes back empty although something is due met rows that another process holds at
-# that moment. It is tried so often again, each time after so many seconds.
+# An empty claim although something is due met rows that another process has locked. It is retried
+# this often, each time after this pause in seconds.
 CONTENDED_CLAIMS = 3
 CONTENDED_PAUSE = 0.05
 # What the reply waits for the beat's last bookkeeping after its time is up, in seconds.
@@ -67,7 +67,7 @@ def run_beat(
 
 
 class _Beat:
-    """A beat while it goes on. Its own thread and those of its runs count in it."""
+    """A beat in progress. Its own thread and those of its runs update its counts."""
 
     def __init__(self, heartbeat: Heartbeat, source: str, wait: float | None) -> None:
         self.heartbeat, self.source = heartbeat, source
@@ -158,7 +158,7 @@ class _Beat:
         contended, short = 0, False
         while True:
             freed, was_due = executor.freed, self.found.due if self.found else 0
-            # A claim that left workers free took all that was due: more is only looked for.
+            # A claim that left workers free took all that was due: look before the next one.
             due = not short or self._anything_due()
             workers, runs = self._claim() if due and not executor.stopped else (FreeWorkers(0), [])
             freed += workers.given_back  # by this claim, which knows of it
@@ -195,7 +195,7 @@ class _Beat:
         return wait_for_slot(self.heartbeat, slot, deadline, go_on)
 
     def _seconds_to_slot(self) -> float:
-        """Return when the next slot wakes a beat whose runs still go on."""
+        """Return the seconds until the next slot, which wakes a beat whose runs go on."""
         slot = self.found and self.found.next_slot
         seconds = (slot - self.heartbeat.clock.now()).total_seconds() if slot else 0
         return seconds if seconds > 0 else threading.TIMEOUT_MAX
@@ -244,13 +244,13 @@ class _Beat:
                 self.so_far.flows_failed += status != RunStatus.SUCCESS
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
-        """Ask the conditions of what has come to be due; return what keeps flows from running."""
+        """Check the conditions of newly due flows; return the filters for claims."""
         if self.heartbeat.check_conditions is not None:
             self.heartbeat.check_conditions(self.heartbeat, self.verdicts)
         return eligibility_filters(self.heartbeat, self.verdicts)
 
     def _anything_due(self) -> bool:
-        """Look again. What finds nothing when all runs have ended writes the beat's row, too."""
+        """Look again; save the beat's row if nothing is due and all runs have ended."""
         free = self._ask()
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()

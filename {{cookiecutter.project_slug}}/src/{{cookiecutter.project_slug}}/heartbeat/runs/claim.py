@@ -23,8 +23,8 @@ from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query
 from .finish import disable
 from .unreadable import keep_readable, problem_of
 
-# What a claim reads of a flow. The configuration as it stands, to be understood by the run: one
-# that cannot be must fail its own flow, and not the claim of all.
+# What a claim reads of a flow. The configuration is read as text and parsed by the run: an invalid
+# one must fail its own flow, and not the claim of all.
 READ = (
     *(DataFlow.id, DataFlow.name, DataFlow.handler, DataFlow.run_interval, DataFlow.next_run_at),
     *(DataFlow.cron, DataFlow.timezone, DataFlow.last_slot_at, DataFlow.window_starts_at),
@@ -33,14 +33,14 @@ READ = (
 )
 MAX_BIG_INTEGER = 2**63 - 1  # of a column
 NO_VERDICTS: Mapping[int, bool] = {}
-# Nearly always no run is pending: that is asked along with what is due, and without the flows.
+# Pending runs are rare: the query for due flows also reports whether there are any.
 _ANY_PENDING = DataFlowRun.pending().order_by(None).exists().label("any_pending")
-# The index of the last column yields the rows in order, and no others are locked.
+# The index on next_run_at yields the rows in order, so that no others are locked.
 _LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
 _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("most"))
-# On the tables: see `execute.py`.
+# On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
 _CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
@@ -68,12 +68,12 @@ def claim(
         waiting = session.connection().scalars(_FIND_PENDING, asked).all()
         runs = take_pending(session, heartbeat, waiting)
         flows = flows[: most - len(runs)]
-    # Read when the rows are ours: others may have run them while this process stood still.
+    # Read after locking: this process may have been suspended while others ran these flows.
     now = heartbeat.clock.now()
     flows = keep_readable(session, now, flows)
-    # A name that is too long when it is escaped is stored in part, and belongs to no flow.
+    # A handler name that was truncated when it was escaped belongs to no flow.
     flows = [flow for flow in flows if flow.handler in known]
-    # One that came to be due since conditions were asked is asked first.
+    # A flow that became due after the conditions were checked waits for the next check.
     flows = [flow for flow in flows if verdicts.get(flow.id, not known[flow.handler].when)]
     return runs + _take_slots(session, heartbeat, flows, now)
 

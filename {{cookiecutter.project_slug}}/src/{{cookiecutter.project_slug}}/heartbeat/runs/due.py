@@ -1,4 +1,4 @@
-"""What is due: the questions that a claim and a look ask the database.
+"""What is due: the queries of claims and looks.
 
 Each is built once, since building it costs more than its answer. `query_params` fills it in.
 """
@@ -46,8 +46,8 @@ from ..schedules.rule import due, slot_before
 # What a claim reads of a flow.
 FlowRow = Row[*tuple[Any, ...]]
 _NOW, _SOON, _AHEAD = (bindparam(name, type_=UTCDateTime()) for name in ("now", "soon", "ahead"))
-# In a CASE, PostgreSQL takes half of the flows for known. Before its first statistics it would take
-# one in a hundred, and so sort all that are due at each claim, where the index has them in order.
+# PostgreSQL estimates that a CASE is true for half of the rows. For a plain IN without statistics
+# it estimates one in a hundred, and would sort all due flows at each claim without the index.
 _KNOWN = DataFlow.handler.in_(bindparam("handlers", expanding=True))
 _IS_KNOWN = case((_KNOWN, true()), else_=false())
 
@@ -58,8 +58,8 @@ UNKNOWN_HANDLER = Obstacle(
 )
 # What keeps a flow from a run of its next slot, gravest first; optional modules add to these.
 SLOT_OBSTACLES = (UNKNOWN_HANDLER, *DataFlow.obstacles(_NOW))
-# What keeps the run that a flow has from starting, in a join of both. One that was asked for by
-# hand goes ahead on a disabled flow too, and so does a backfill's.
+# What keeps a flow's active run from starting, for a join of both. A manual run starts on a
+# disabled flow too, and so does a backfill's.
 RUN_OBSTACLES = (
     Obstacle(
         "running",
@@ -82,8 +82,8 @@ RUN_OBSTACLES = (
     ),
 )
 
-# Flows that are due, and runs that wait to be claimed. All of it stands in the statements, before
-# their limits: a row that cannot run must not take the place of one that can.
+# Flows that are due, and runs that wait to be claimed. All conditions are in the statements, so
+# that a LIMIT counts only what can run.
 IS_DUE = tuple(obstacle.absent for obstacle in SLOT_OBSTACLES)
 IS_PENDING = tuple(obstacle.absent for obstacle in RUN_OBSTACLES)
 IS_DUE_SOON = (*DataFlow.is_due_soon(_NOW, _SOON), _IS_KNOWN)
@@ -136,16 +136,17 @@ class Look(NamedTuple):
 
 
 def query_params(now: datetime, handlers: Iterable[str]) -> dict[str, Any]:
-    """Return the parameters of the questions: a moment, and the handlers that are known here."""
+    """Return the parameters of the queries, for a moment and the registered handlers."""
     return {"now": now, "soon": now + SOON, "ahead": now + AHEAD, "handlers": list(handlers)}
 
 
 def eligibility_filters(
     heartbeat: Heartbeat, verdicts: Mapping[int, bool]
 ) -> tuple[ColumnElement[bool], ...]:
-    """Return what a flow must fulfil to be claimed besides being due: nothing, as a rule.
+    """Return the conditions for claiming a flow, besides being due: usually none.
 
-    verdicts: of flows that were asked, or had their share, in this beat: may they run, by id?
+    verdicts: whether a flow may run, by id, for those whose conditions were checked in this beat,
+        or which have caught up enough in it.
     """
     filters = tuple(obstacle.absent for obstacle in heartbeat.obstacles)
     held = [flow_id for flow_id, may_run in verdicts.items() if not may_run]
@@ -186,7 +187,7 @@ def due_of(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> Due:
 def window_of(
     heartbeat: Heartbeat, flow: FlowRow, slot: datetime | None, now: datetime
 ) -> tuple[datetime, datetime]:
-    """Return from where to where a run that is claimed `now` works.
+    """Return the window of a run that is claimed `now`.
 
     It begins where the last successful one ended, so that windows meet whatever failed between;
     the first one begins an interval, or a slot of cron, before its own. It ends at the slot, or now
@@ -194,6 +195,6 @@ def window_of(
     """
     start = end = min(slot or now, now)
     known = heartbeat.flows[flow.handler]
-    with suppress(ScheduleError):  # what has no schedule that can be read is run by hand alone
+    with suppress(ScheduleError):  # without a readable schedule it only runs manually
         start = flow.window_starts_at or slot_before(known.rule_of(flow), slot or now)
     return start, max(start, end)

@@ -26,7 +26,7 @@ from .retry import follow_failure
 
 log = logging.getLogger(__name__)
 
-# On the tables, since the ORM's way takes half of a short run's time.
+# On the tables: the ORM would take half of a short run's time.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _LEASE = bindparam("lease", type_=_RUN.c.lease_expires_at.type)
 
@@ -191,7 +191,7 @@ def _flow_update(columns: tuple[str, ...], *, counted: bool) -> Update:
     if not counted:
         return flow
     failures = _FLOW.c.failures_in_a_row
-    # Not beyond what the column holds, and a number whatever it holds.
+    # At most what the column can hold, and a number whatever it holds now.
     return flow.values(
         failures_in_a_row=case((failures < MAX_INTEGER, failures + 1), else_=MAX_INTEGER)
     )
@@ -221,7 +221,7 @@ def _together(flow: Update, run: Update) -> Update:
 
 
 def _transaction(engine: Engine) -> AbstractContextManager[Connection]:
-    """Begin a transaction; on PostgreSQL the one statement is one by itself."""
+    """Begin a transaction; on PostgreSQL a single statement is its own transaction."""
     if backend_of(engine).chains_writes:
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     return engine.begin()

@@ -1,4 +1,4 @@
-"""Leases: the runs at work in this process keep them, all by one statement, until they end."""
+"""Leases: one statement renews those of all runs at work in this process."""
 
 import logging
 import threading
@@ -19,10 +19,10 @@ from ..run import ClaimedRun
 # How often the keeper looks at the clock, in seconds; also how soon it retries what it could not
 # write. Less than the second between the two looks of reaping.
 LOOK_EVERY = 0.5
-# A wall clock that moved by these seconds more or less than the monotonic one was set.
+# The wall clock was set if it moved by more than these seconds away from the monotonic one.
 LEAP = 1.0
-# A renewal may take this share of a lease, and at least so many seconds: what is left of the lease
-# is enough for another one, on another connection.
+# The limit for a renewal: this share of a lease, but at least these seconds. The rest of the lease
+# is enough for another one on a new connection.
 RENEWAL_SHARE, RENEWAL_SECONDS = 1 / 6, 0.5
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,8 @@ def ensure_keeper(heartbeat: Heartbeat) -> None:
 def renew(heartbeat: Heartbeat, runs: Sequence[ClaimedRun]) -> int:
     """Renew the leases of these runs, as far as they are still this process's.
 
-    In one transaction, whatever their number. A row that is locked at this moment is passed over:
-    this waits for nobody, and nobody's order of locks matters. Return how many those were.
+    In one transaction, whatever their number. Locked rows are skipped, so that the order of locks
+    does not matter. Return how many were skipped.
     """
     # A renewal whose network goes silent must hold its rows no longer than the next one waits.
     seconds = max(heartbeat.settings.lease * RENEWAL_SHARE, RENEWAL_SECONDS)

@@ -18,7 +18,7 @@ from .unreadable import disable_apart, problem_of
 
 # Long enough for a process that was only locked out of the database to write its renewal.
 SECOND_LOOK_AFTER = 1.0
-# Who waited longer than this, in seconds, to write may not have been the only one.
+# If the write lock took longer than this, in seconds, a renewal may have been delayed as well.
 PATIENCE = 0.5
 
 log = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from ..run import ClaimedRun
 _Result = TypeVar("_Result")
 Values = dict[str, Any]
 
-# How a database, or its driver before it, refuses a text.
+# The errors by which a database or its driver refuses a text.
 REFUSED_TEXT = (DataError, UnicodeError)
 # How long a record that could not be written waits for the next try, in seconds; it doubles.
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0

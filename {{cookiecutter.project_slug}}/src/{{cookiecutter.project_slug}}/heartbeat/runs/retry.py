@@ -13,9 +13,9 @@ from ..run import ClaimedRun
 
 # A run that kills its process each time is given up after this many attempts.
 MOST_ATTEMPTS = 10
-# What the delay of a next attempt doubles up to, in seconds.
+# The limit for the delay of a retry, in seconds.
 LONGEST_DELAY = 3_600
-# A longer delay than that, whatever it began with; and a number that can be computed.
+# Enough to exceed LONGEST_DELAY whatever the delay is, and few enough to compute.
 MAX_DOUBLINGS = 12
 # The options of a row that has none recorded and whose handler is unknown here.
 NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": None}

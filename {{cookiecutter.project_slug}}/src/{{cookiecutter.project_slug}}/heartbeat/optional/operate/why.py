@@ -24,16 +24,16 @@ from ...schedules.rule import next_slots
 from ...settings import BEATS_MISSED
 from .members import FlowMembers
 
-# With these obstacles it does not matter whether beats come.
+# Obstacles that remain whether or not beats come.
 BEATS_DO_NOT_HELP = {"running", "unknown handler", "disabled"}
-# These are looked at when the schedule allows a run, as None is.
+# Obstacles that matter only when the schedule can be read; None is no obstacle.
 AFTER_THE_SCHEDULE = {"not due", "after", "when", None}
 
 
 def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) -> list[FlowMembers]:
     """Return the members of all flows, by name, or of the one called `name` alone.
 
-    A flow that cannot be read is shown as disabled, and is. Raises UnknownFlowError.
+    An unreadable flow is disabled, and described as disabled. Raises UnknownFlowError.
     """
     now = heartbeat.clock.now()
     any_run = aliased(DataFlowRun)
