@@ -47,7 +47,7 @@ def problems_in(
             name += f" is {_shown(given.get(field, found['input']), known)}"
         examples = known.examples if known else None
         example = f"; valid is, for example, {examples[0]}" if examples else ""
-        line = f"{name}: {reason}{example}" if field else reason
+        line = f"{name}: {reason}{example}" if found["loc"] else reason
         yield InputProblem(field, reason, line.replace("\n", " "))
 
 
