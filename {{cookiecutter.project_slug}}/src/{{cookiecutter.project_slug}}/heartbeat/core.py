@@ -155,7 +155,7 @@ def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
         engine=make_engine(url, limits=BOOKKEEPING),
         flow_engine=flow_engine,
         clock=Clock(),
-        executor=LocalExecutor(settings.workers),
+        executor=LocalExecutor(settings.workers, settings.batch_size),
         tokens=_tokens(settings.token, settings.token_file),
         operator_tokens=_tokens(settings.operator_token, settings.operator_token_file),
     )

@@ -4,10 +4,22 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Executable, Insert, Select, Table, event
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    Executable,
+    Insert,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    event,
+    update,
+)
 from sqlalchemy.exc import InvalidatePoolError, SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -99,6 +111,15 @@ class Backend:
         """Return the statement that inserts a row unless a unique constraint refuses it."""
         raise NotImplementedError
 
+    def update_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write the columns that all of `rows` have to the table's rows of their `id`."""
+        connection.execute(
+            _update_row(table, (*rows[0],)),
+            [{f"new_{name}": value for name, value in row.items()} for row in rows],
+        )
+
     @contextmanager
     def reading_only(self, session: Session) -> Iterator[None]:
         """Begin a transaction of the session that writes nothing within the block."""
@@ -151,6 +172,13 @@ class Backend:
 
     def require_file(self, _url: URL) -> None:
         """Raise DatabaseNotReadyError where connecting would make an empty database."""
+
+
+@cache
+def _update_row(own: Table, names: tuple[str, ...]) -> Update:
+    """Build a statement that changes a row; its parameters are not called like columns."""
+    new = {name: bindparam(f"new_{name}", type_=own.c[name].type) for name in names}
+    return update(own).where(own.c.id == new.pop("id")).values(new)
 
 
 def _mark_idle(_connection: object, record: ConnectionPoolEntry) -> None:

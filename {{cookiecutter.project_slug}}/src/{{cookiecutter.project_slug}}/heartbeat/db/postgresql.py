@@ -16,12 +16,15 @@ from sqlalchemy import (
     Executable,
     Select,
     Table,
+    TableValuedAlias,
+    Update,
     bindparam,
     column,
     event,
     func,
     select,
     table,
+    update,
 )
 from sqlalchemy.dialects.postgresql import Insert
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -99,9 +102,15 @@ class PostgreSQL(Backend):
     ) -> dict[str, int]:
         """Insert rows with the same columns; return the ids of the inserted ones by their `key`."""
         names = (*rows[0],)
-        arrays = {name: [row[name] for row in rows] for name in names}
         statement = _insert_arrays(table, names).returning(table.c[key], table.c.id)
-        return dict(connection.execute(statement, arrays).all())
+        return dict(connection.execute(statement, _as_arrays(names, rows)).all())
+
+    def update_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write the columns that all of `rows` have to the table's rows of their `id`."""
+        names = (*rows[0],)
+        connection.execute(_update_arrays(table, names), _as_arrays(names, rows))
 
     def open_transaction(self, connection: Connection) -> tuple[int, str] | None:
         """Return the server's process, and when the transaction began."""
@@ -156,13 +165,30 @@ def _settings(limits: Limits) -> str:
 
 @cache
 def _insert_arrays(own: Table, names: tuple[str, ...]) -> Insert:
-    """Build a statement for any number of rows: each parameter gives a column, as an array.
+    """Build a statement that inserts any number of rows."""
+    rows = select(*_rows(own, names).c)
+    statement = postgresql_insert(own).from_select(names, rows, include_defaults=False)
+    return statement.on_conflict_do_nothing()
+
+
+@cache
+def _update_arrays(own: Table, names: tuple[str, ...]) -> Update:
+    """Build a statement that changes any number of rows."""
+    new = _rows(own, names).c
+    values = {name: new[name] for name in names if name != "id"}
+    return update(own).where(own.c.id == new.id).values(values)
+
+
+def _rows(own: Table, names: tuple[str, ...]) -> TableValuedAlias:
+    """Return rows of which each parameter gives a column, as an array.
 
     psycopg parses a statement with more than 50 parameters at each use, a third of a claim.
     """
     types = {name: own.c[name].type for name in names}
-    arrays = [bindparam(name, type_=ARRAY(kind)) for name, kind in types.items()]
+    arrays = [bindparam(f"new_{name}", type_=ARRAY(kind)) for name, kind in types.items()]
     columns = [column(name, kind) for name, kind in types.items()]
-    rows = func.unnest(*arrays).table_valued(*columns).render_derived()
-    statement = postgresql_insert(own).from_select(names, select(*rows.c), include_defaults=False)
-    return statement.on_conflict_do_nothing()
+    return func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
+
+
+def _as_arrays(names: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {f"new_{name}": [row[name] for row in rows] for name in names}

@@ -7,6 +7,7 @@ flow is waiting for.
 import logging
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,14 +17,15 @@ from sqlalchemy.orm import Session
 from ..core import Heartbeat
 from ..db import begin_writing
 from ..errors import DatabaseBusyError
-from ..executors.local import FreeWorkers
-from ..models import DataFlowBeat, RunStatus, table_of
+from ..executors.local import Room
+from ..models import DataFlowBeat, RunStatus, Trigger, table_of
 from ..redaction import describe_error
 from ..run import ClaimedRun
 from ..schedules.every import MAX_EARLY
 from .claim import claim
 from .due import Look, eligibility_filters, look
-from .execute import execute
+from .execute import execute_flow
+from .finish import Success, record_one_by_one, record_success, record_successes
 from .lease import ensure_keeper
 from .reap import expired_runs, reap
 from .register import register
@@ -41,6 +43,8 @@ _CHANGE_BEAT = update(_BEAT).where(_BEAT.c.id == bindparam("beat"))
 # this often, each time after this pause in seconds.
 CONTENDED_CLAIMS = 3
 CONTENDED_PAUSE = 0.05
+# A claimed run that has not begun after these seconds is released.
+BEGIN_SECONDS = 1.0
 # What the reply waits for the beat's last bookkeeping after its time is up, in seconds.
 REPLY_GRACE = 0.5
 
@@ -83,6 +87,8 @@ class _Beat:
         self.verdicts: dict[int, bool] = {}
         self.claimed, self.ended = threading.Event(), threading.Event()
         self.counting = threading.Lock()
+        # What the next transaction records. None: runs that end record their own success.
+        self.successes: list[Success] | None = None
 
     def work(self) -> None:
         """Do all of the beat, and leave its answer or its error."""
@@ -94,7 +100,7 @@ class _Beat:
             goes_on = True
             while goes_on:
                 if self._look():
-                    self._claim_and_execute()
+                    self._record_and_claim()
                 goes_on = self._wait_for_slot()
             if self.heartbeat.executor.abandoned:
                 self.ended.set()  # the process stops: the reply waits for no database
@@ -111,6 +117,7 @@ class _Beat:
                 details = describe_error(error, self.heartbeat.secrets())
                 log.error("a beat broke off\n%s", details["error_backtrace"])  # noqa: TRY400 - redacted
         finally:
+            self._stop_gathering()
             self.claimed.set()
             self.ended.set()
 
@@ -152,33 +159,51 @@ class _Beat:
         self.so_far.flows_due += max(self.found.due - left, 0)
         return not found.is_empty
 
-    def _claim_and_execute(self) -> None:
-        """Claim as many runs as there are free workers, until nothing is due or time is up."""
-        executor = self.heartbeat.executor
-        contended, short = 0, False
+    def _record_and_claim(self) -> None:
+        """Record what has ended and claim what is next, in turn, until nothing is due.
+
+        Or until time is up: what has not begun then is released.
+        """
+        executor, contended, seconds = self.heartbeat.executor, 0, self._seconds_left()
         while True:
             freed, was_due = executor.freed, self.found.due if self.found else 0
-            # A claim that left workers free took all that was due: look before the next one.
-            due = not short or self._anything_due()
-            workers, runs = self._claim() if due and not executor.stopped else (FreeWorkers(0), [])
-            freed += workers.given_back  # by this claim, which knows of it
-            for run in runs:
-                executor.start(self._execute, run)
-            short = len(runs) < workers.free
-            pause = self._seconds_left()
+            room, runs = self._claim(ahead=seconds > 0)
+            freed += room.left  # by this claim, which knows of it
+            pause = min(seconds, self._seconds_to_slot())
             if runs:
                 contended = 0
             elif self.so_far.flows_in_progress == 0:
-                done = executor.stopped or not due or contended == CONTENDED_CLAIMS
-                if done or not self._anything_due():
+                if executor.stopped or contended == CONTENDED_CLAIMS or not self._anything_due():
                     return
-                if workers.free:
+                if room.free:
                     fewer = self.found and self.found.due < was_due  # claimed, or disabled
                     contended = 0 if fewer else contended + 1
                     pause = min(pause, CONTENDED_PAUSE)
-            executor.wait_until_freed(freed, min(pause, self._seconds_to_slot()))
-            if self._seconds_left() <= 0 or executor.abandoned:
+            elif executor.is_behind:
+                pause = min(pause, BEGIN_SECONDS)
+            executor.wait_until_freed(freed, pause)
+            seconds = self._seconds_left()
+            is_over = seconds <= 0 or executor.stopped
+            self._release(0 if is_over else BEGIN_SECONDS)
+            if seconds <= 0 or executor.abandoned:
+                self._stop_gathering()
                 return
+
+    def _release(self, seconds: float) -> None:
+        """Release the runs that have waited for a worker for these seconds."""
+        executor, leases = self.heartbeat.executor, self.heartbeat.leases
+        runs = executor.take_back(self._execute, seconds)
+        if not runs:
+            return
+        with self.counting:
+            self.so_far.flows_triggered -= len(runs)
+            self.so_far.flows_in_progress -= len(runs)
+            for run in runs:
+                self.so_far.run_ids.remove(run.id)
+        until = self.heartbeat.clock.monotonic() + self.heartbeat.settings.lease
+        leases.in_doubt.update({run.claim_id: until for run in runs})
+        executor.end(*(run.claim_id for run in runs))
+        release_in_doubt(self.heartbeat)
 
     def _wait_for_slot(self) -> bool:
         """Wait for a slot that comes soon, if all else is done; return whether it has come."""
@@ -203,49 +228,107 @@ class _Beat:
     def _seconds_left(self) -> float:
         return self.deadline - self.heartbeat.clock.monotonic()
 
-    def _claim(self) -> tuple[FreeWorkers, list[ClaimedRun]]:
-        """Claim for all free workers; return how many there were, and what they are to run."""
+    def _claim(self, *, ahead: bool) -> tuple[Room, list[ClaimedRun]]:
+        """Record and claim in one transaction; start the runs, and return them."""
         self._ask()
-        with self.heartbeat.executor.free_workers() as workers:
-            runs: list[ClaimedRun] = []
-            if workers.free:
-                runs = self._claim_for(workers.free)
-            workers.taken = len(runs)
+        with self.counting:
+            successes, self.successes = self.successes or [], []
+        with self.heartbeat.executor.reserve(ahead=ahead) as room:
+            runs = self._write(successes, room.free)
+            room.taken = len(runs)
         with self.counting:
             self.so_far.flows_triggered += len(runs)
             self.so_far.flows_in_progress += len(runs)
             self.so_far.run_ids += [run.id for run in runs]
-        flows, most = self.heartbeat.flows, self.heartbeat.settings.catch_up_limit
+        flows, limit = self.heartbeat.flows, self.heartbeat.settings.catch_up_limit
         for run in runs:
             self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
-            if self.claims[run.data_flow_id] >= most:
+            if self.claims[run.data_flow_id] >= limit:
                 self.verdicts[run.data_flow_id] = False
+            self.heartbeat.executor.start(self._execute, run)
         self.claimed.set()
-        return workers, runs
+        return room, runs
 
-    def _claim_for(self, workers: int) -> list[ClaimedRun]:
-        def step(session: Session) -> tuple[list[ClaimedRun], int]:
-            runs = claim(session, self.heartbeat, workers, self.verdicts)
+    def _write(self, successes: Sequence[Success], room: int) -> list[ClaimedRun]:
+        """Record successes and claim runs for the `room` there is, in one transaction.
+
+        A success that it does not record is recorded alone, on another thread.
+        """
+        if not successes and not room:
+            return []
+
+        def step(session: Session) -> tuple[set[str], list[ClaimedRun], int | None]:
+            recorded = record_successes(session, successes) if successes else set[str]()
+            if not room:
+                return recorded, [], self.row_id
+            runs = claim(session, self.heartbeat, room, self.verdicts)
             claimed.extend(runs)
-            return runs, self.row_id or self._insert(session, self.report())
+            return recorded, runs, self.row_id or self._insert(session, self.report())
 
-        with remember_claims(self.heartbeat) as claimed:
-            runs, self.row_id = self.heartbeat.transact(step)
+        try:
+            with remember_claims(self.heartbeat) as claimed:
+                recorded, runs, self.row_id = self.heartbeat.transact(step)
+        except Exception:
+            if not successes:
+                raise
+            self._record_alone(successes)
+            return self._write([], room)
+        left = [success for success in successes if success.run.claim_id not in recorded]
+        self._count(RunStatus.SUCCESS, len(recorded))
+        self.heartbeat.executor.end(*recorded)
+        if left:
+            self._record_alone(left)
         return runs
 
-    def _execute(self, run: ClaimedRun) -> None:
-        status = RunStatus.FAILED
+    def _record_alone(self, successes: Sequence[Success]) -> None:
+        def record() -> None:
+            for success, status in record_one_by_one(self.heartbeat, successes):
+                self._count(status)
+                self.heartbeat.executor.end(success.run.claim_id)
+
         try:
-            status = execute(self.heartbeat, run)
+            threading.Thread(target=record, name="heartbeat-record", daemon=True).start()
+        except RuntimeError:  # the system gives no thread
+            record()
+
+    def _stop_gathering(self) -> None:
+        """Record the successes that are left. Runs that end from now on record their own."""
+        with self.counting:
+            left, self.successes = self.successes, None
+        if left:
+            self._write(left, room=0)
+
+    def _execute(self, run: ClaimedRun) -> RunStatus | None:
+        status: RunStatus | None = RunStatus.FAILED
+        try:
+            status = self._end_of(run)
         finally:
-            with self.counting:
-                self.so_far.flows_in_progress -= 1
-                self.so_far.flows_succeeded += status == RunStatus.SUCCESS
-                self.so_far.flows_failed += status != RunStatus.SUCCESS
+            if status:
+                self._count(status)
+        return status
+
+    def _end_of(self, run: ClaimedRun) -> RunStatus | None:
+        """Execute a run; return its status, or None if the next transaction records its success."""
+        ended = execute_flow(self.heartbeat, run)
+        if not isinstance(ended, Success):
+            return ended
+        with self.counting:
+            if self.successes is not None and run.trigger != Trigger.BACKFILL:
+                self.successes.append(ended)
+                return None
+        return record_success(self.heartbeat, ended)
+
+    def _count(self, status: RunStatus, runs: int = 1) -> None:
+        """Count runs that have ended."""
+        with self.counting:
+            self.so_far.flows_in_progress -= runs
+            self.so_far.flows_succeeded += runs if status == RunStatus.SUCCESS else 0
+            self.so_far.flows_failed += 0 if status == RunStatus.SUCCESS else runs
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
-        """Check the conditions of newly due flows; return the filters for claims."""
+        """Check the conditions of newly due flows, which may take long; return the filters."""
         if self.heartbeat.check_conditions is not None:
+            self._stop_gathering()
             self.heartbeat.check_conditions(self.heartbeat, self.verdicts)
         return eligibility_filters(self.heartbeat, self.verdicts)
 

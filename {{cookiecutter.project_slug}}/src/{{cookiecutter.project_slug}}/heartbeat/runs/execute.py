@@ -19,17 +19,24 @@ from ..redaction import describe_error
 from ..run import ClaimedRun, Run, Window
 from ..run_log import RunLog
 from ..tracebacks import is_a, type_name
-from .finish import finish, record_failure, record_success
+from .finish import Success, finish, record_failure, record_success
 from .fork import call_flow
 
 log = logging.getLogger(__name__)
 
 
 def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
-    """Execute a claimed run on this thread; return `success` or `failed`.
+    """Execute a claimed run on this thread, and record its end; return `success` or `failed`."""
+    ended = execute_flow(heartbeat, run)
+    return record_success(heartbeat, ended) if isinstance(ended, Success) else ended
 
-    Whatever the flow raises, `SystemExit` included, is recorded in a transaction of its own, after
-    its writes have been rolled back.
+
+def execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
+    """Execute a claimed run on this thread; return its status, or a success to be recorded.
+
+    The success of a run that has used its session is committed with what it wrote. Whatever the
+    flow raises, `SystemExit` included, is recorded in a transaction of its own, after its writes
+    have been rolled back.
     """
     run_log = RunLog(run.flow_name, heartbeat.secrets)
     began = heartbeat.clock.monotonic()
@@ -50,8 +57,6 @@ def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
                 with ending(session) as connection:
                     now = heartbeat.clock.now()
                     finish(connection, run, RunStatus.SUCCESS, now, **values)
-        # Where it has not, nothing of the flow may be committed with it.
-        status = RunStatus.SUCCESS if has_begun else record_success(heartbeat, run, values)
     except ClaimLostError as error:
         backend_of(heartbeat.flow_engine).end_left_transaction(heartbeat.flow_engine)
         log.warning("%s: %s", run.flow_name, error)
@@ -68,7 +73,8 @@ def execute(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus:
         return record_failure(heartbeat, run, details | measured(), disabled_reason)
     # No line of its own in production: the history has it.
     log.debug("%s succeeded: run %d", run.flow_name, run.id)
-    return status
+    # Where its session has not begun, nothing of the flow may be committed with its success.
+    return RunStatus.SUCCESS if has_begun else Success(run, heartbeat.clock.now(), values)
 
 
 def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: RunLog) -> object:

@@ -152,13 +152,13 @@ def run_now(heartbeat: Heartbeat, name: str) -> int:
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
-    with heartbeat.executor.free_workers(wait=CLAIM_SECONDS) as workers:
-        if not workers.free:
+    with heartbeat.executor.reserve(wait=CLAIM_SECONDS) as room:
+        if not room.free:
             return heartbeat.transact(
                 lambda session: ask_for_run(session, heartbeat, lock_flow(session, heartbeat, name))
             )
         run = claim_now(heartbeat, name)
-        workers.taken = 1
+        room.taken = 1
     heartbeat.executor.start(partial(execute, heartbeat), run)
     return run.id
 
