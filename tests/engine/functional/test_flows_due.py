@@ -96,7 +96,7 @@ def test_a_run_that_was_asked_for_without_a_free_worker_is_due(
     make_app: MakeApp, post: Post
 ) -> None:
     app = make_app((count, {"start": "next"}), **SECRET)
-    with heartbeat_of(app).executor.free_workers():
+    with heartbeat_of(app).executor.reserve():
         as_operator(app)("POST", "/flows/count/runs", status=202)
 
     assert counts_of(post(app).json) == (1, 1, 1)

@@ -2,11 +2,13 @@
 
 import threading
 import time
+import uuid
 
 import pytest
 
 from data_flows.heartbeat.executors import local
 from data_flows.heartbeat.executors.local import LocalExecutor
+from data_flows.heartbeat.models import RunStatus
 from data_flows.heartbeat.run import ClaimedRun
 
 from ..factories import claimed_run
@@ -15,14 +17,19 @@ SECONDS = 10
 
 
 def free(executor: LocalExecutor) -> int:
-    with executor.free_workers() as workers:
-        return workers.free
+    with executor.reserve() as room:
+        return room.free
 
 
 def start_one(executor: LocalExecutor, gate: threading.Event) -> None:
-    with executor.free_workers() as workers:
-        workers.taken = 1
-    executor.start(lambda _run: (gate.wait(SECONDS), None)[1], claimed_run())
+    with executor.reserve() as room:
+        room.taken = 1
+    executor.start(lambda _run: wait_for(gate), claimed_run(claim_id=str(uuid.uuid4())))
+
+
+def wait_for(gate: threading.Event) -> RunStatus:
+    gate.wait(SECONDS)
+    return RunStatus.SUCCESS
 
 
 def test_a_worker_is_taken_while_its_run_lasts() -> None:
@@ -41,11 +48,11 @@ def test_a_run_that_raises_gives_its_worker_back_and_is_logged(
 ) -> None:
     executor = LocalExecutor(1)
 
-    def fail(_run: ClaimedRun) -> None:
+    def fail(_run: ClaimedRun) -> RunStatus:
         raise ValueError
 
-    with executor.free_workers() as workers:
-        workers.taken = 1
+    with executor.reserve() as room:
+        room.taken = 1
     executor.start(fail, claimed_run())
     executor.wait_until_freed(0, SECONDS)
 
@@ -57,7 +64,7 @@ def test_a_claim_that_fails_takes_no_worker() -> None:
     executor = LocalExecutor(2)
 
     def claim() -> None:
-        with executor.free_workers():
+        with executor.reserve():
             raise ValueError("no database")
 
     with pytest.raises(ValueError, match="no database"):
@@ -69,11 +76,11 @@ def test_a_claim_that_fails_takes_no_worker() -> None:
 def test_one_claim_at_a_time_gets_a_free_worker_and_keeps_nobody_waiting() -> None:
     executor = LocalExecutor(1)
 
-    with executor.free_workers() as workers:
+    with executor.reserve() as room:
         during = free(executor)
         freed = executor.freed
 
-    assert (workers.free, during, free(executor)) == (1, 0, 1)
+    assert (room.free, during, free(executor)) == (1, 0, 1)
     # What another claim has left is noticed by those that wait for a worker.
     executor.wait_until_freed(freed, threading.TIMEOUT_MAX)
 
@@ -83,10 +90,10 @@ def test_a_worker_that_another_claim_gives_back_is_waited_for() -> None:
 
     def ask() -> None:
         reserved.set()
-        with executor.free_workers(wait=SECONDS) as workers:
-            seen.append(workers.free)
+        with executor.reserve(wait=SECONDS) as room:
+            seen.append(room.free)
 
-    with executor.free_workers():
+    with executor.reserve():
         second = threading.Thread(target=ask)
         second.start()
         assert reserved.wait(SECONDS)
@@ -116,37 +123,95 @@ def test_what_was_freed_before_the_wait_began_is_not_missed() -> None:
     assert executor.freed == before + 1
 
 
-def test_the_workers_of_runs_that_end_together_are_waited_for(
+def run_at_once(executor: LocalExecutor, count: int) -> None:
+    """Run so many runs that end at once."""
+    for _ in range(count):
+        gate, freed = threading.Event(), executor.freed
+        gate.set()
+        start_one(executor, gate)
+        executor.wait_until_freed(freed, SECONDS)
+
+
+def test_room_ahead_is_for_as_many_runs_as_have_just_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(local, "GATHER", float(SECONDS))
-    executor, gates = LocalExecutor(3), [threading.Event() for _ in range(3)]
-    for gate in gates:
-        start_one(executor, gate)
-    seen, freed = list[int](), executor.freed
+    monkeypatch.setattr(local, "AHEAD", float(SECONDS))
+    executor = LocalExecutor(2, 3)
+    seen = [room_ahead(executor)]
+    for _ in range(2):
+        run_at_once(executor, 2)
+        seen.append(room_ahead(executor))
 
-    def wait() -> None:
-        executor.wait_until_freed(freed, threading.TIMEOUT_MAX)
-        seen.append(free(executor))
+    assert seen == [2, 2 + 2, 2 + 3]
+    assert free(executor) == 2
 
-    waiting = threading.Thread(target=wait)
-    waiting.start()
-    gates[0].set()
-    waiting.join(0.3)
-    assert waiting.is_alive()
-    for gate in gates:
-        gate.set()
-    waiting.join(SECONDS)
 
-    assert seen == [3]
+def room_ahead(executor: LocalExecutor) -> int:
+    with executor.reserve(ahead=True) as room:
+        return room.free
+
+
+def test_there_is_no_room_ahead_of_workers_whose_runs_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local, "AHEAD", 0.0)
+    executor, gate = LocalExecutor(1, 3), threading.Event()
+    run_at_once(executor, 1)
+    start_one(executor, gate)
+
+    assert room_ahead(executor) == 0
+    gate.set()
+
+
+def test_runs_that_no_worker_has_begun_are_taken_back() -> None:
+    executor, gate = LocalExecutor(1, 3), threading.Event()
+    begun = [claimed_run(claim_id="begun"), claimed_run(id=2, claim_id="waits")]
+    started = threading.Event()
+
+    def work(_run: ClaimedRun) -> RunStatus:
+        started.set()
+        return wait_for(gate)
+
+    for run in begun:
+        executor.start(work, run)
+    assert started.wait(SECONDS)
+
+    assert executor.is_behind
+    assert executor.take_back(lambda _run: None, 0) == []  # another beat's
+    assert executor.take_back(work, SECONDS) == []
+    assert executor.take_back(work, 0) == begun[1:]
+    assert not executor.is_behind
+    assert executor.runs_at_work() == begun  # until it is released
+    executor.end("waits")
+    assert executor.runs_at_work() == begun[:1]
+    gate.set()
+
+
+def test_a_run_whose_end_is_not_recorded_is_still_at_work() -> None:
+    executor, run, freed = LocalExecutor(1), claimed_run(), 0
+    with executor.reserve() as room:
+        room.taken = 1
+        freed = executor.freed
+
+    executor.start(lambda _run: None, run)
+    executor.wait_until_freed(freed, SECONDS)
+    assert (free(executor), executor.runs_at_work(), executor.busy.is_set()) == (1, [run], True)
+
+    executor.end(run.claim_id)
+    assert (executor.runs_at_work(), executor.busy.is_set()) == ([], False)
 
 
 def thread_of_a_run(executor: LocalExecutor) -> threading.Thread:
     """Run something and return the thread that it had."""
     threads, freed = list[threading.Thread](), executor.freed
-    with executor.free_workers() as workers:
-        workers.taken = 1
-    executor.start(lambda _run: threads.append(threading.current_thread()), claimed_run())
+    with executor.reserve() as room:
+        room.taken = 1
+
+    def work(_run: ClaimedRun) -> RunStatus:
+        threads.append(threading.current_thread())
+        return RunStatus.SUCCESS
+
+    executor.start(work, claimed_run())
     executor.wait_until_freed(freed, SECONDS)
     return threads[0]
 
@@ -201,12 +266,16 @@ def test_a_claim_that_began_before_the_stop_is_waited_for() -> None:
     executor, gate, claiming = LocalExecutor(1), threading.Event(), threading.Event()
     ended: list[bool] = []
 
+    def end(_run: ClaimedRun) -> RunStatus:
+        ended.append(True)
+        return RunStatus.SUCCESS
+
     def claim() -> None:
-        with executor.free_workers() as workers:
+        with executor.reserve() as room:
             claiming.set()
             gate.wait(SECONDS)
-            workers.taken = workers.free
-        executor.start(lambda _run: ended.append(True), claimed_run())
+            room.taken = room.free
+        executor.start(end, claimed_run())
 
     threading.Thread(target=claim, daemon=True).start()
     assert claiming.wait(SECONDS)

@@ -1,9 +1,12 @@
 """MySQL and MariaDB."""
 
+import json
 import math
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -12,6 +15,7 @@ from sqlalchemy import (
     Executable,
     Insert,
     Table,
+    TextClause,
     column,
     event,
     func,
@@ -31,6 +35,9 @@ from .watch import watch, watched
 CANNOT_CONNECT = 2003
 # MySQL executes what stands in such a comment.
 _EXECUTED_COMMENT = r"/\*M?!\d*(?P<executed>.*?)\*/"
+
+# Else the columns of a table made from JSON hold what the database's default character set does.
+_TEXT = "LONGTEXT CHARACTER SET utf8mb4"
 
 
 class MySQL(Backend):
@@ -84,6 +91,14 @@ class MySQL(Backend):
     def insert_ignoring(self, table: Table) -> Insert:
         """Return an INSERT with an update without effect: IGNORE would store truncated values."""
         return mysql_insert(table).on_duplicate_key_update(id=table.c.id)
+
+    def update_rows(
+        self, connection: Connection, table: Table, rows: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Write the columns that all of `rows` have to the table's rows of their `id`."""
+        names = (*rows[0],)
+        new = json.dumps([_as_stored(connection, table, row) for row in rows], ensure_ascii=False)
+        connection.execute(_update_from_json(table, names), {"new": new})
 
     def open_transaction(self, connection: Connection) -> tuple[int, str] | None:
         """Return the id of the connection."""
@@ -146,3 +161,30 @@ def _settings(dialect: Any, limits: Limits) -> str:
         f"{name} = {'DEFAULT' if seconds == math.inf else max(math.ceil(seconds), 1)}"
         for name, seconds in settings.items()
     )
+
+
+@cache
+def _update_from_json(own: Table, names: tuple[str, ...]) -> TextClause:
+    """Build a statement that changes any number of rows, whose values are one JSON text.
+
+    The server converts the values: all but the id come as texts.
+    """
+    others = [name for name in names if name != "id"]
+    columns = ", ".join(f"`{name}` {_TEXT} PATH '$.{name}'" for name in others)
+    values = ", ".join(f"own.`{name}` = new.`{name}`" for name in others)
+    rows = f"JSON_TABLE(:new, '$[*]' COLUMNS (id BIGINT PATH '$.id', {columns})) AS new"
+    # The names are those of our own tables, and the values parameters.
+    return text(f"UPDATE {own.name} AS own JOIN {rows} ON own.id = new.id SET {values}")  # noqa: S608
+
+
+def _as_stored(connection: Connection, own: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a row as the driver gets them, times as text."""
+    stored = dict[str, Any]()
+    for name, value in row.items():
+        process = (
+            own.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
+        )
+        stored[name] = process(value) if process else value
+        if isinstance(stored[name], datetime):
+            stored[name] = stored[name].isoformat(" ")
+    return stored

@@ -5,12 +5,11 @@ lock of its flow.
 """
 
 import uuid
-from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Text, bindparam, cast, select, update
+from sqlalchemy import ColumnElement, Select, Table, Text, bindparam, cast, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -37,22 +36,20 @@ NO_VERDICTS: Mapping[int, bool] = {}
 _ANY_PENDING = DataFlowRun.pending().order_by(None).exists().label("any_pending")
 # The index on next_run_at yields the rows in order, so that no others are locked.
 _LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_run_at)
-_LOCK_DUE = _LOCK_DUE.limit(bindparam("most")).with_for_update(skip_locked=True)
+_LOCK_DUE = _LOCK_DUE.limit(bindparam("limit")).with_for_update(skip_locked=True)
 _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
-_FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("most"))
+_FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("limit"))
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-_CHANGE_FLOWS = update(_FLOW).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
-_CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
 
 
 def claim(
     session: Session,
     heartbeat: Heartbeat,
-    most: int,
+    limit: int,
     verdicts: Mapping[int, bool] = NO_VERDICTS,
 ) -> list[ClaimedRun]:
-    """Claim at most `most` runs: first what is pending, then what is due, most overdue first.
+    """Claim at most `limit` runs: first what is pending, then what is due, most overdue first.
 
     verdicts: whether flows may run, by id, as far as this beat has checked their conditions.
 
@@ -62,12 +59,12 @@ def claim(
     begin_writing(session, heartbeat.waiting_beats)
     free, known = eligibility_filters(heartbeat, verdicts), heartbeat.flows
     statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
-    asked = query_params(heartbeat.clock.now(), known) | {"most": most}
+    asked = query_params(heartbeat.clock.now(), known) | {"limit": limit}
     flows, runs = session.connection().execute(statement, asked).all(), list[ClaimedRun]()
     if not flows or flows[0].any_pending:
         waiting = session.connection().scalars(_FIND_PENDING, asked).all()
         runs = take_pending(session, heartbeat, waiting)
-        flows = flows[: most - len(runs)]
+        flows = flows[: limit - len(runs)]
     # Read after locking: this process may have been suspended while others ran these flows.
     now = heartbeat.clock.now()
     flows = keep_readable(session, now, flows)
@@ -92,25 +89,25 @@ def take_pending(
         .order_by(DataFlowRun.data_flow_id),
         query_params(now, heartbeat.flows),
     ).all()
-    runs = list[ClaimedRun]()
+    runs, changes = list[ClaimedRun](), list[dict[str, Any]]()
     for row in found:
         if problem := problem_of(row):
             disable(session, row.data_flow_id, str(problem), now)
-        else:
-            flow = flows[row.data_flow_id]
-            runs.append(_take(session, heartbeat, flow, row._asdict(), now))
+            continue
+        flow = flows[row.data_flow_id]
+        change = _taken(heartbeat, flow, row._asdict(), now)
+        changes.append({"id": row.id, **change})
+        runs.append(_claimed(flow, {**row._asdict(), **change}))
+    _change(session, _RUN, changes)
+    # The first run of a flow starts its windows: it may fail.
+    first = [run for run in runs if flows[run.data_flow_id].window_starts_at is None]
+    first = [run for run in first if run.trigger != Trigger.BACKFILL]
+    starts = [
+        {"id": run.data_flow_id, "window_starts_at": run.window_start, "updated_at": now}
+        for run in first
+    ]
+    _change(session, _FLOW, starts)
     return runs
-
-
-def _take(
-    session: Session, heartbeat: Heartbeat, flow: FlowRow, row: Mapping[Any, Any], now: datetime
-) -> ClaimedRun:
-    """Take a pending run."""
-    change = _taken(heartbeat, flow, row, now)
-    session.execute(_CHANGE_RUN, {"run": row["id"], **change})
-    run = _claimed(flow, {**row, **change})
-    _start_windows(session, flow, run)
-    return run
 
 
 def _take_slots(
@@ -125,7 +122,7 @@ def _take_slots(
     for flow in flows:
         try:
             found = due_of(heartbeat, flow, now)
-            changes[flow.id] = _moved_on(heartbeat, flow, found, now)
+            changes[flow.id] = {"id": flow.id, **_moved_on(heartbeat, flow, found, now)}
         except ScheduleError as error:  # the row was changed by hand
             disable(session, flow.id, str(error), now)
             continue
@@ -138,7 +135,7 @@ def _take_slots(
         others = _active(refused, _RUN.c.data_flow_id)
         for flow_id in session.connection().scalars(others):
             del changes[flow_id]
-    _change(session, now, changes)
+    _change(session, _FLOW, [*changes.values()])
     return runs
 
 
@@ -152,6 +149,7 @@ def _moved_on(heartbeat: Heartbeat, flow: FlowRow, found: Due, now: datetime) ->
         "last_slot_at": slot or flow.last_slot_at,
         "window_starts_at": starts,
         "skipped_slots": 0 if slot else _missed_slots(flow, found),
+        "updated_at": now,
     }
 
 
@@ -159,14 +157,11 @@ def _missed_slots(flow: FlowRow, found: Due) -> int:
     return int(min(flow.skipped_slots + found.missed_slots, MAX_BIG_INTEGER))
 
 
-def _change(session: Session, now: datetime, changes: Mapping[int, dict[str, object]]) -> None:
-    """Write changes of flows, by id: by one statement for all that change alike."""
-    alike = defaultdict[tuple[tuple[str, object], ...], list[int]](list)
-    for flow_id, change in changes.items():
-        alike[(*change.items(),)].append(flow_id)
-    for items, flows in alike.items():
-        values = {"flows": flows, "updated_at": now, **dict(items)}
-        session.connection().execute(_CHANGE_FLOWS, values)
+def _change(session: Session, own: Table, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write changes of flows or runs by one statement."""
+    if rows:
+        connection = session.connection()
+        backend_of(connection).update_rows(connection, own, rows)
 
 
 def _insert(
@@ -216,12 +211,6 @@ def _taken(
 def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
     known = {**flow._asdict(), "flow_name": flow.name, **run}
     return ClaimedRun(**{name: known[name] for name in ClaimedRun.__slots__})
-
-
-def _start_windows(session: Session, flow: FlowRow, run: ClaimedRun) -> None:
-    """Start the flow's windows with this run if it is the first: it may fail."""
-    if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
-        _change(session, run.started_at, {flow.id: {"window_starts_at": run.window_start}})
 
 
 def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -> Sequence[FlowRow]:
