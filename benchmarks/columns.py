@@ -145,11 +145,11 @@ def measure_rates(bench: Bench, name: str, column: str, bar: tuple[str, str]) ->
             bench.report.put(row, RECORDED, text)
         elif row in missing:
             bench.report.put(row, column, f"- ({missing[row]})")
-    number, what = bar
+    number, measurement = bar
     for peer in (peer for peer in PEERS if peer.at_least and name in peer.columns):
         ours, theirs = measured.get(ROWS[peer.kind]), measured.get(peer.label)
         ratio = ours / theirs if ours and theirs else missing.get(peer.label, "not in this run")
-        text = f"{what} on {NAMES[peer.kind]}, beside: {peer.label}"
+        text = f"{measurement} on {NAMES[peer.kind]}, beside: {peer.label}"
         bench.report.bars.append(Bar(number, text, peer.at_least, ratio, at_least=True))
 
 
