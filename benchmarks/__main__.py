@@ -1,4 +1,4 @@
-"""`make bench`: measure everything, print it, and write RESULTS.md; `--help` lists the options."""
+"""Measure everything, print it, and write RESULTS.md: `make bench`; `--help` lists the options."""
 
 from __future__ import annotations
 
@@ -8,66 +8,82 @@ import sys
 import tempfile
 import time
 import traceback
+from dataclasses import asdict
 from pathlib import Path
 
 from . import machine
-from .bench import FULL, QUICK, Bench, say
-from .columns import single, throughput, tick
+from .bench import FULL, QUICK, Bench, Sizes, say
+from .columns import inserting, single, throughput, tick
 from .correctness import correctness
-from .growth import growth, side_by_side
+from .growth import growth
+from .processes import processes
 from .report import write
 from .setup import set_up
 
 PARTS = {
     "throughput": throughput,
+    "inserting": inserting,
     "one": single,
     "tick": tick,
     "correctness": correctness,
     "growth": growth,
-    "side-by-side": side_by_side,
+    "processes": processes,
     "set-up": set_up,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
 
 METHOD = """\
 - The rendered project is served by `pserve production.ini` with 8 workers, and gets its beats \
-over HTTP from one client that keeps its connection. Its flows are rows that share a handler which \
-does nothing (or waits). After each beat the database is asked whether all runs are `success`.
+over HTTP from one client that keeps its connection. Its flows are rows that share a handler, \
+which does nothing, inserts a row through `run.session`, or waits. After each beat the database is \
+queried whether all runs are `success`, and whether all rows are there.
 - Runs a second: all tasks are due before the clock starts; it stops when the outcome of the last \
-is recorded, where the column says.
+is recorded, in the place that the next column names.
 - One due task: until its outcome is recorded. For the project, until the reply.
-- A tick: what the scheduler does when nothing is due. For the project, the whole beat over HTTP.
-- Ran twice: 200 tasks due, two schedulers as processes of their own; how many tasks were called \
+- A tick: the work of the scheduler when nothing is due. For the project, the whole beat over HTTP.
+- Ran twice: 200 tasks due, two schedulers as separate processes; how many tasks were called \
 more than once.
 - kill -9: the process is killed in a task and started again.
-- Peers are as their own guides set them up for production, with 8 threads, processes or tasks at \
-once where they can be told: `benchmarks/peers/` has a short module for each.
-- Each peer has a fresh process and a fresh database in each round, and rounds go from one to the \
-next: A B C A B C. A ratio is taken within a round.
+- From `cookiecutter` to the first 200: the project is rendered, sets itself up, and is served by \
+`pserve development.ini`. A project of the starter's shape is rendered, too; then come the steps \
+of the starter's README: environment, newer pip (not with uv), editable installation with the \
+tests' requirements, first migration, its upgrade, first row, tests, and `pserve development.ini`.
+- The peers are configured as their own guides do it for production, with 8 threads, processes or \
+tasks at once where that is a setting: `benchmarks/peers/` has a short module for each.
+- Each peer has a new process and a new database in each round, and the rounds alternate: \
+A B C A B C. A ratio is computed within a round.
+- Whatever has a bar is measured in {rounds} rounds. Peers without a bar, peak memory, and slow \
+flows among short ones are measured in {few_rounds}; `pserve` alone in {ready_rounds}; a set-up by \
+uv in {set_ups}, by pip in {pip_set_ups}. In a round a tick is measured {requests} times, and one \
+due task {singles} times.
 - Again: `make bench`; one part: `make bench ONLY=throughput` (or {parts}); some peers: \
 `make bench ONLY=throughput PEERS=celery`; smaller: `make bench QUICK=1`."""
 
 LIMITS = """\
-- Tasks that do nothing show what the machinery costs, not what your work costs.
+- Tasks that do nothing show the cost of the scheduler, not that of your work.
 - Everything runs on one machine: client, servers, brokers and databases share its cores. A \
-network between them would make each round trip dearer, for those the most that make many.
-- Peers promise different things, which the columns on the right and "outcome recorded" hint at. \
-Celery, Huey and DBOS do much that this project does not.
-- The Rails engine that this project succeeds is not here: it needs a Ruby that is not installed.
-- The starter is written after the shape of the Pylons cookiecutter, and is not its very text.
+network between them would make each round trip slower, which costs those most that make many.
+- Peers have different guarantees: see the columns on the right and "outcome recorded". Celery, \
+Huey and DBOS have many features that this project does not have.
+- The Rails engine that this project succeeds is not measured: it needs a Ruby that is not \
+installed.
+- The starter is written in the shape of the Pylons cookiecutter, and is not its text. Its \
+versions are the newest of the package index; the project's are those of its `constraints.txt`.
+- The history is loaded before its indexes are created, so that they are more compact than after \
+years of operation.
 - A cell `-` was not measured: the peer has no such thing, or the row is a variant of one above."""
 
 
 def main() -> int:
-    """Run the parts, and report."""
+    """Run the parts, and print the report."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="smaller, fewer rounds")
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
-    parser.add_argument("--peers", default="", help="only peers whose name has this in it")
+    parser.add_argument("--only", choices=PARTS, help="only this part")
+    parser.add_argument("--peers", default="", help="only peers whose name contains this")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was made is removed
-    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that databases are dropped
     broken: list[str] = []
+    minutes: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="heartbeat-bench-") as folder:
         bench = Bench(QUICK if options.quick else FULL, Path(folder), options.peers)
         python = bench.project.folder / ".venv" / "bin" / "python"
@@ -75,21 +91,30 @@ def main() -> int:
         for name, part in PARTS.items():
             if options.only in {None, name}:
                 say(f"== {name}")
+                began = time.monotonic()
                 try:
                     part(bench)
-                except Exception as error:  # noqa: BLE001 - the other parts are worth telling
+                except Exception as error:  # noqa: BLE001 - the other parts have results
                     broken.append(name)
                     traceback.print_exc()
-                    bench.report.note(f"The part {name} broke off: {type(error).__name__}.")
-    where["it took"] = f"{(time.monotonic() - began) / 60:.0f} minutes"
-    page = write(bench.report, where, METHOD.format(parts=", ".join(PARTS)), LIMITS)
+                    bench.report.note(f"The part {name} failed: {type(error).__name__}.")
+                minutes[name] = (time.monotonic() - began) / 60
+    each = ", ".join(f"{name} {part_minutes:.1f}" for name, part_minutes in minutes.items())
+    where["minutes"] = f"{sum(minutes.values()):.0f} ({each})"
+    page = write(bench.report, where, method(bench.sizes), LIMITS)
     print(page)
     if options.quick or options.only or options.peers or broken:
-        say("RESULTS.md is written by a whole run only")
+        say("Only a full run writes RESULTS.md")
     else:
         RESULTS.write_text(page)
-        say("written to benchmarks/RESULTS.md")
+        say("The results are in benchmarks/RESULTS.md")
     return 1 if broken else 0
+
+
+def method(sizes: Sizes) -> str:
+    """Return the description of the method, with the numbers of rounds."""
+    numbers = {**asdict(sizes), "ready_rounds": sizes.ready_rounds, "singles": sizes.singles}
+    return METHOD.format(parts=", ".join(PARTS), **numbers)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A run: its sizes, what it installs once, and how it calls the peers."""
+"""A run of the benchmarks: its sizes, its installations, and its calls of the peers."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     "runs/s",
+    "runs/s, each inserts a row",
     "outcome recorded",
     "one due task, ms",
     "tick with nothing due, ms",
@@ -35,36 +36,45 @@ PEER_SECONDS = 900
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of everything."""
+    """The numbers of rounds, flows and rows."""
 
     due: int = 2_000
     rounds: int = 5
-    long_rounds: int = 3  # of what takes minutes
+    few_rounds: int = 3  # of peers without a bar, and of measurements that take minutes
     requests: int = 200
     schedules: tuple[int, ...] = (1_000, 100_000, 1_000_000)
     twice: int = 200
-    watch_killed: float = 45
+    watch_killed: float = 40  # pgqueuer needs 32
     grown: int = 20_000
     small: int = 200
     history: int = 10_000_000
     history_small: int = 10_000
-    history_seconds: float = 300
     waiting: int = 1_000
+    slow: int = 8
     set_ups: int = 5
     pip_set_ups: int = 3
+
+    @property
+    def singles(self) -> int:
+        """How often one due task is measured in a round."""
+        return max(5, self.requests // 10)
+
+    @property
+    def ready_rounds(self) -> int:
+        """The rounds of `pserve` alone, which takes a second."""
+        return 2 * self.set_ups
 
 
 FULL = Sizes()
 QUICK = Sizes(
     due=300,
     rounds=2,
-    long_rounds=1,
+    few_rounds=1,
     requests=50,
     schedules=(1_000, 10_000, 100_000),
     watch_killed=8,
     grown=2_000,
     history=100_000,
-    history_seconds=10,
     waiting=200,
     set_ups=2,
     pip_set_ups=0,
@@ -73,7 +83,7 @@ QUICK = Sizes(
 
 @dataclass
 class Bench:
-    """What all parts share."""
+    """The state that all parts share."""
 
     sizes: Sizes
     folder: Path
@@ -89,8 +99,8 @@ class Bench:
 
     @cached_property
     def starter(self) -> views.Starter:
-        """The starter-shaped application, installed once."""
-        say("installing the starter-shaped application")
+        """The application in the starter's shape, installed once."""
+        say("installing the application in the starter's shape")
         constraints = self.project.folder / "constraints.txt"
         return views.install(self.folder / "starter", constraints)
 
@@ -102,13 +112,13 @@ class Bench:
 
     @contextmanager
     def database(self, kind: str) -> Iterator[str]:
-        """Make a database, and drop it after."""
+        """Create a database, yield its URL, and drop it."""
         with database(kind, self.folder) as url:
             yield url
 
     @contextmanager
-    def place(self, peer: Peer) -> Iterator[dict[str, str]]:
-        """Make a place for a peer to work in; give the variables that tell it."""
+    def environment(self, peer: Peer) -> Iterator[dict[str, str]]:
+        """Create a database for a peer; yield the environment of its processes."""
         if peer.redis:
             require_redis()
         with self.database(peer.kind) as url:
@@ -120,19 +130,19 @@ class Bench:
                 "PYTHONDONTWRITEBYTECODE": "1",
             }
 
-    def ask(self, peer: Peer, *calls: str) -> Any:
-        """Call functions of a peer's module in a fresh process; give what the last returns."""
-        with self.place(peer) as environment:
+    def call(self, peer: Peer, *calls: str) -> Any:
+        """Call functions of a peer's module in a new process; return the last one's result."""
+        with self.environment(peer) as environment:
             return call(peer, environment, *calls)
 
 
 def command(peer: Peer, *calls: str) -> list[str]:
-    """Give the command that calls functions of a peer's module."""
+    """Return the command that calls functions of a peer's module."""
     return [sys.executable, "-m", "benchmarks.peers", peer.module, *calls]
 
 
 def call(peer: Peer, environment: dict[str, str], *calls: str) -> Any:
-    """Call functions of a peer's module in a place; give what the last one returns."""
+    """Call functions of a peer's module in an environment; return the last one's result."""
     try:
         done = subprocess.run(
             command(peer, *calls),
@@ -152,14 +162,14 @@ def call(peer: Peer, environment: dict[str, str], *calls: str) -> Any:
 
 
 def say(text: str) -> None:
-    """Tell what is going on."""
+    """Print the progress."""
     print(f"  {text}", file=sys.stderr, flush=True)
 
 
 def in_turn(
     rounds: int, works: dict[str, Callable[[], list[float]]]
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
-    """Call all in turn, so many rounds; give what each returned, and why some were left out."""
+    """Call all in turn in each round; return their results, and the reasons of those left out."""
     found: dict[str, list[list[float]]] = {name: [] for name in works}
     missing: dict[str, str] = {}
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""The columns that are right or wrong: real processes, and a real `kill -9`."""
+"""The columns of correctness: real processes, and a real `kill -9`."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
     from .peers import Peer
 
-TWICE, KILLED = COLUMNS[4:]
+TWICE, KILLED = COLUMNS[5:]
 LEASE_SECONDS = 3
 LANES = 4
 LOOK_SECONDS = 0.1
-# Nothing comes any more when nothing has come for so long.
+# No more traces are expected when none has come for so long.
 QUIET_SECONDS = 4.0
 PATIENCE_SECONDS = 90.0
 
 
 def correctness(bench: Bench) -> None:
-    """Fill both columns. Nothing is timed here, so that several lanes go at once."""
+    """Fill both columns. Nothing is timed here, so several lanes run at once."""
     lanes: dict[str, list[tuple[str, str, Callable[[], str]]]] = defaultdict(list)
     for kind in KINDS:
         row = ROWS[kind]
@@ -43,7 +43,7 @@ def correctness(bench: Bench) -> None:
         lanes["ours"].append((row, KILLED, partial(kill_ours, bench, kind)))
     for column, name, work in ((TWICE, "twice", twice), (KILLED, "killed", killed)):
         for peer in peers_with(bench, name):
-            # There is one Redis for all.
+            # All of them use one Redis.
             lane = lanes["redis" if peer.redis else peer.module]
             lane.append((peer.label, column, partial(work, bench, peer)))
     with ThreadPoolExecutor(LANES) as pool:
@@ -53,7 +53,7 @@ def correctness(bench: Bench) -> None:
 
 
 def drive(lane: list[tuple[str, str, Callable[[], str]]]) -> list[tuple[str, str, str]]:
-    """Do all of a lane, one after the other; give its cells."""
+    """Do the work of a lane, one after the other; return its cells."""
     cells = []
     for row, column, work in lane:
         try:
@@ -66,7 +66,7 @@ def drive(lane: list[tuple[str, str, Callable[[], str]]]) -> list[tuple[str, str
 
 
 def run_beside(bench: Bench, kind: str) -> str:
-    """Let two processes beat at the same moment; give how many flows were called more than once."""
+    """Send beats to two processes at once; return how many flows were called more than once."""
     count, traces = bench.sizes.twice, bench.folder / f"traces-{kind}"
     with ExitStack() as kept:
         url = kept.enter_context(bench.database(kind))
@@ -84,7 +84,7 @@ def run_beside(bench: Bench, kind: str) -> str:
 
 
 def kill_ours(bench: Bench, kind: str) -> str:
-    """Kill the process in a flow; give what a beat after the lease makes of the run."""
+    """Kill the process in a flow; return the run's outcome after the end of its lease."""
     traces = bench.folder / f"killed-{kind}"
     with ExitStack() as kept:
         url = kept.enter_context(bench.database(kind))
@@ -113,12 +113,12 @@ def kill_ours(bench: Bench, kind: str) -> str:
 
 
 def twice(bench: Bench, peer: Peer) -> str:
-    """Start two schedulers of a peer; give how many tasks were called more than once."""
+    """Start two schedulers of a peer; return how many tasks were called more than once."""
     count, traces = bench.sizes.twice, bench.folder / f"traces-{peer.module}-{peer.variant}"
-    with bench.place(peer) as place:
-        told = tell(place, "trace", count, traces)
-        call(peer, told, "prepare", f"schedule=trace={count}")
-        workers = [start(peer, told) for _ in range(2)]
+    with bench.environment(peer) as own:
+        environment = with_task(own, "trace", count, traces)
+        call(peer, environment, "prepare", f"schedule=trace={count}")
+        workers = [start(peer, environment) for _ in range(2)]
         try:
             wait_until(lambda: len(set(read(traces))) >= count)
             wait_until_quiet(traces)
@@ -129,19 +129,19 @@ def twice(bench: Bench, peer: Peer) -> str:
 
 
 def killed(bench: Bench, peer: Peer) -> str:
-    """Kill a peer's processes in a task, start them again, and watch what becomes of it."""
+    """Kill a peer's processes in a task, start them again, and return the task's outcome."""
     traces = bench.folder / f"killed-{peer.module}-{peer.variant}"
-    with bench.place(peer) as place:
-        told = tell(place, "linger", 1, traces)
-        call(peer, told, "prepare", "schedule=linger=1")
-        worker = start(peer, told)
+    with bench.environment(peer) as own:
+        environment = with_task(own, "linger", 1, traces)
+        call(peer, environment, "prepare", "schedule=linger=1")
+        worker = start(peer, environment)
         try:
             wait_until(lambda: bool(read(traces)))
         finally:
             kill(worker)
         killed_at = time.monotonic()
-        # A beat would send what it sends each day; the task that was killed is another.
-        worker = start(peer, told | {"BENCH_TASK": ""})
+        # A beat would send its daily tasks again, which are not the one that was killed.
+        worker = start(peer, environment | {"BENCH_TASK": ""})
         try:
             while time.monotonic() - killed_at < bench.sizes.watch_killed:
                 if len(read(traces)) > 1:
@@ -149,13 +149,13 @@ def killed(bench: Bench, peer: Peer) -> str:
                 time.sleep(LOOK_SECONDS)
         finally:
             kill(worker)
-        fate = call(peer, told, "fate")
+        fate = call(peer, environment, "fate")
         return f"{fate} (watched for {bench.sizes.watch_killed:g} s)"
 
 
-def tell(place: dict[str, str], task: str, count: int, traces: Path) -> dict[str, str]:
-    """Add what the processes of a peer must know."""
-    return place | {"BENCH_TASK": task, "BENCH_COUNT": str(count), "BENCH_TRACES": str(traces)}
+def with_task(own: dict[str, str], task: str, count: int, traces: Path) -> dict[str, str]:
+    """Add the task, its number and the file of traces to a peer's environment."""
+    return own | {"BENCH_TASK": task, "BENCH_COUNT": str(count), "BENCH_TRACES": str(traces)}
 
 
 def start(peer: Peer, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -170,19 +170,19 @@ def start(peer: Peer, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and all that it has started, as a crash does."""
+    """Kill a process and its children, as a crash does."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def read(traces: Path) -> list[str]:
-    """Give the tasks that were called."""
+    """Return the names of the tasks that were called."""
     return traces.read_text().split() if traces.exists() else []
 
 
 def judge(names: list[str], count: int) -> str:
-    """Give how many tasks were called more than once, and complain of those that never were."""
+    """Return how many tasks were called more than once, and how many never."""
     calls = Counter(names)
     lost = count - len(calls)
     more = sum(number > 1 for number in calls.values())
@@ -190,7 +190,7 @@ def judge(names: list[str], count: int) -> str:
 
 
 def wait_until(done: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
-    """Wait for something, for so long and not longer: who never comes is seen in the result."""
+    """Wait for a condition or the end of the patience; the result shows which."""
     deadline = time.monotonic() + patience
     while not done() and time.monotonic() < deadline:
         time.sleep(LOOK_SECONDS)

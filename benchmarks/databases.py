@@ -1,4 +1,4 @@
-"""Databases of the run's own: made beside the one that a variable names, and dropped."""
+"""Databases of the run: created on the server that a variable names, and dropped."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 VARIABLES = {"postgresql": "TEST_POSTGRESQL_URL", "mysql": "TEST_MYSQL_URL"}
 KINDS = ("postgresql", "mysql", "sqlite")
-# The last database of a Redis, so that nobody else's is emptied.
+# The last database of a Redis, since the run empties it.
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
 
 
 class MissingError(Exception):
-    """A service is not there; the message is the reason to leave its measurements out."""
+    """A service is not available; the message is the reason to omit its measurements."""
 
 
 @contextmanager
 def database(kind: str, folder: Path) -> Iterator[str]:
-    """Make an empty database; give its URL, and drop it after."""
+    """Create an empty database, yield its URL, and drop it."""
     name = f"heartbeat_bench_{uuid.uuid4().hex[:8]}"
     if kind == "sqlite":
         yield f"sqlite:///{folder / name}.sqlite"
@@ -34,13 +34,13 @@ def database(kind: str, folder: Path) -> Iterator[str]:
         return
     url = os.environ.get(VARIABLES[kind])
     if not url:
-        raise MissingError(f"{VARIABLES[kind]} names no server")
+        raise MissingError(f"{VARIABLES[kind]} is not set")
     server = sa.create_engine(url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
     execute(server, f"CREATE DATABASE {name}")
     try:
         yield sa.make_url(url).set(database=name).render_as_string(hide_password=False)
     finally:
-        # A process that was killed may not be gone for the server yet.
+        # The server may still have the connection of a killed process.
         execute(server, f"DROP DATABASE {name}{' WITH (FORCE)' * (kind == 'postgresql')}")
 
 
@@ -53,7 +53,7 @@ def execute(engine: sa.Engine, *statements: str) -> None:
 
 
 def settle(engine: sa.Engine) -> None:
-    """Do now what the database would do in the background at a time of its own."""
+    """Do the background work of the database now instead of during a measurement."""
     if engine.dialect.name == "postgresql":
         with engine.execution_options(isolation_level="AUTOCOMMIT").connect() as connection:
             connection.exec_driver_sql("VACUUM (ANALYZE)")
@@ -63,13 +63,13 @@ def settle(engine: sa.Engine) -> None:
 
 
 def numbers(count: int) -> sa.CTE:
-    """Give the numbers from 1 to `count` as something to select from: rows made by the server."""
+    """Return a recursive CTE with the numbers from 1 to `count`."""
     first = sa.select(sa.literal(1).label("i")).cte("numbers", recursive=True)
     return first.union_all(sa.select(first.c.i + 1).where(first.c.i < count))
 
 
 def allow_recursion(connection: sa.Connection) -> None:
-    """Let `numbers` count on, where the server has a limit for it."""
+    """Raise the server's limit of recursion for `numbers`."""
     if connection.dialect.name == "mysql":
         mariadb = getattr(connection.dialect, "is_mariadb", False)
         name = "max_recursive_iterations" if mariadb else "cte_max_recursion_depth"
@@ -77,10 +77,10 @@ def allow_recursion(connection: sa.Connection) -> None:
 
 
 def require_redis() -> None:
-    """Empty the Redis of the run, or say that there is none."""
+    """Empty the Redis database of the run; raise MissingError without a server."""
     import redis  # noqa: PLC0415 - a run without Redis needs no client
 
     try:
         redis.Redis.from_url(REDIS_URL).flushdb()
     except redis.RedisError as error:
-        raise MissingError(f"no Redis answers ({type(error).__name__})") from error
+        raise MissingError(f"Redis does not answer: {type(error).__name__}") from error

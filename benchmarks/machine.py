@@ -1,4 +1,4 @@
-"""Where it was measured, without a name or a path: cores, versions, and what a commit costs."""
+"""The machine, without a name or a path: cores, versions, and the cost of a commit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PEERS = (
 )
 PROJECT = ("psycopg", "pymysql", "pyramid", "sqlalchemy", "waitress", "zope-sqlalchemy")
 SYNCS = 200
-QUESTIONS = {
+QUERIES = {
     "postgresql": "SELECT current_setting('server_version') || ', fsync ' || "
     "current_setting('fsync') || ', synchronous_commit ' || "
     "current_setting('synchronous_commit')",
@@ -34,7 +34,7 @@ QUESTIONS = {
 
 
 def describe(folder: Path, python: Path) -> dict[str, str]:
-    """Give what matters of the machine and of all that was measured on it."""
+    """Return the properties of the machine, and the versions of the measured packages."""
     installed = installed_versions(python)
     machine = {
         "cores": str(os.cpu_count()),
@@ -43,11 +43,11 @@ def describe(folder: Path, python: Path) -> dict[str, str]:
         "Python": platform.python_version(),
         "SQLite": sqlite3.sqlite_version,
     }
-    for kind, question in QUESTIONS.items():
+    for kind, query in QUERIES.items():
         url = os.environ.get(VARIABLES[kind])
         if url:
             with sa.create_engine(url).connect() as connection:
-                machine[kind] = str(connection.exec_driver_sql(question).scalar_one())
+                machine[kind] = str(connection.exec_driver_sql(query).scalar_one())
     machine["the project's packages"] = ", ".join(
         f"{name} {installed[name]}" for name in PROJECT if name in installed
     )
@@ -56,7 +56,7 @@ def describe(folder: Path, python: Path) -> dict[str, str]:
 
 
 def fsync_milliseconds(folder: Path) -> float:
-    """Give the median time of writing a block and waiting until it is on the disk."""
+    """Return the median time of an fsync after a write."""
     file = os.open(folder / "fsync", os.O_WRONLY | os.O_CREAT)
     taken = []
     for _ in range(SYNCS):

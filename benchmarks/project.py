@@ -1,4 +1,4 @@
-"""The rendered project: installed, served as in production, and beaten over HTTP."""
+"""The rendered project: installed, served as in production, and called over HTTP."""
 
 from __future__ import annotations
 
@@ -24,19 +24,23 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).resolve().parent.parent
 TOOLS = TEMPLATE / ".venv" / "bin"
 DRIVERS = ("psycopg[binary]", "pymysql[rsa]")
-TOKEN = "what-the-benchmarks-beat-with"  # noqa: S105 - opens nothing but a server of this run
+TOKEN = "the-token-of-the-benchmarks"  # noqa: S105 - valid for the servers of this run alone
 WORKERS = 8
-# What the runs of the benchmarks are of; each row of theirs shares one of these handlers.
+# The handlers of the flows; many rows share one of them.
 FLOWS = '''"""Flows that the benchmarks run."""
 
 import os
 import time
 
+import sqlalchemy as sa
+
 from ..heartbeat import Run, flow
+
+ROWS = sa.table("bench_rows", sa.column("flow"))
 
 
 def leave_trace(name: str) -> None:
-    """Tell, outside of any transaction, that this flow was called."""
+    """Record a call of this flow outside of any transaction."""
     traces = os.open(os.environ["BENCH_TRACES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(traces, f"{name}\\n".encode())
     os.close(traces)
@@ -48,15 +52,27 @@ def noop(run: Run) -> None:
 
 
 @flow(every="1d", start="next")
+def inserting(run: Run) -> None:
+    """Insert one row in the transaction of the run."""
+    run.session.execute(sa.insert(ROWS).values(flow=run.flow_name))
+
+
+@flow(every="1d", start="next")
 def waiting(run: Run) -> None:
-    """Wait as a flow does that asks another system."""
+    """Wait as a flow does that queries another system."""
     leave_trace(run.flow_name)
     time.sleep(0.01)
 
 
 @flow(every="1d", start="next")
+def slow(run: Run) -> None:
+    """Wait for seconds."""
+    time.sleep(5)
+
+
+@flow(every="1d", start="next")
 def lingering(run: Run) -> None:
-    """Be at work for long enough to be killed."""
+    """Run for long enough to be killed."""
     leave_trace(run.flow_name)
     time.sleep(600)
 '''
@@ -94,17 +110,24 @@ RUN_COLUMNS = sa.table(
     sa.column("created_at", sa.DateTime(timezone=True)),
     sa.column("updated_at", sa.DateTime(timezone=True)),
 )
+# The rows that the handler `inserting` inserts.
+ROWS = sa.Table(
+    "bench_rows",
+    sa.MetaData(),
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("flow", sa.String(200), nullable=False),
+)
 OURS = "bench-"
 
 
 @dataclass(frozen=True)
 class Project:
-    """A rendering that is installed."""
+    """A rendered project that is installed."""
 
     folder: Path
 
     def command(self, name: str) -> str:
-        """Give the path of a command of its environment."""
+        """Return the path of a command of its environment."""
         return str(self.folder / ".venv" / "bin" / name)
 
     @contextmanager
@@ -121,7 +144,7 @@ class Project:
             yield server
 
     def migrate(self, url: str) -> sa.Engine:
-        """Make the tables; give an engine to arrange them with."""
+        """Create the tables; return an engine on them."""
         subprocess.run(
             [self.command("heartbeat"), "migrate", "-c", "production.ini"],
             cwd=self.folder,
@@ -132,36 +155,33 @@ class Project:
         engine = sa.create_engine(url)
         if engine.dialect.name == "sqlite":
             sa.event.listen(engine, "connect", lambda c, _: c.execute("PRAGMA busy_timeout=60000"))
+        ROWS.create(engine)
         return engine
 
 
 def clean() -> dict[str, str]:
-    """Give this process's environment without what would change how a project behaves."""
+    """Return this process's environment without variables that change how a project behaves."""
     ours = ("HEARTBEAT_", "DATABASE_URL", "PYTHON", "VIRTUAL_ENV")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
     return kept | {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
 
 
-def render(folder: Path, *, set_up: dict[str, str] | None = None) -> Path:
-    """Render the template with its defaults; give the project's folder.
-
-    It is set up in that environment, if one is given.
-    """
+def render(template: Path, folder: Path, environment: dict[str, str]) -> None:
+    """Render a template with its defaults into a folder; its hooks run in that environment."""
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / "cookiecutter.yaml"
     config.write_text(f"replay_dir: {folder}/replay\ncookiecutters_dir: {folder}/cookiecutters\n")
     options = ["--no-input", "--config-file", str(config), "--output-dir", str(folder)]
     subprocess.run(
-        [str(TOOLS / "cookiecutter"), *options, str(TEMPLATE)],
-        env=set_up or clean() | {"HEARTBEAT_SETUP": "0"},
+        [str(TOOLS / "cookiecutter"), *options, str(template)],
+        env=environment,
         stdout=subprocess.DEVNULL,
         check=True,
     )
-    return folder / "data_flows"
 
 
 def make_environment(folder: Path, *packages: str) -> None:
-    """Make `folder`/.venv with packages, by uv."""
+    """Create `folder`/.venv with packages, by uv."""
     uv = str(TOOLS / "uv")
     for command in (
         [uv, "venv", "--quiet", "--no-python-downloads", "-p", sys.executable, ".venv"],
@@ -171,8 +191,9 @@ def make_environment(folder: Path, *packages: str) -> None:
 
 
 def install(folder: Path) -> Project:
-    """Render the project, give it the flows of the benchmarks, and install it."""
-    rendered = render(folder)
+    """Render the project, add the flows of the benchmarks, and install it."""
+    render(TEMPLATE, folder, clean() | {"HEARTBEAT_SETUP": "0"})
+    rendered = folder / "data_flows"
     (rendered / "src" / "data_flows" / "flows" / "benchmarks.py").write_text(FLOWS)
     (rendered / "src" / "data_flows" / "flows" / "import_csv.py").unlink()
     make_environment(rendered, "-c", "constraints.txt", "-e", ".[production]", *DRIVERS)
@@ -180,18 +201,18 @@ def install(folder: Path) -> Project:
 
 
 def beat(server: Server) -> tuple[float, dict[str, Any]]:
-    """Send a beat; give how many seconds its reply took, and the reply."""
+    """Send a beat; return the seconds until its reply, and the reply."""
     server.reconnect()
     began = time.perf_counter()
     status, body = server.request("POST", "/heartbeat", {"Authorization": f"Bearer {TOKEN}"})
     seconds = time.perf_counter() - began
     if status not in {200, 202}:
-        raise RuntimeError(f"a beat was answered with {status}: {body.decode()}\n{server.log}")
+        raise RuntimeError(f"The reply to a beat is {status}: {body.decode()}\n{server.log}")
     return seconds, json.loads(body)
 
 
 def load_flows(engine: sa.Engine, count: int, handler: str = "noop") -> None:
-    """Insert so many flows, none of them due."""
+    """Insert `count` flows, none of them due."""
     row = numbers(count)
     now = datetime.now(UTC)
     values = {
@@ -212,17 +233,18 @@ def load_flows(engine: sa.Engine, count: int, handler: str = "noop") -> None:
 
 
 def last_run(engine: sa.Engine) -> int:
-    """Give the id of the newest run."""
+    """Return the id of the newest run."""
     with engine.connect() as connection:
         return int(connection.scalar(sa.select(sa.func.max(RUN_COLUMNS.c.id))) or 0)
 
 
 def make_due(engine: sa.Engine, *, after: int = 0, settled: bool = True) -> None:
-    """Forget all runs after one, and let flows be due as if they had never run."""
+    """Delete all runs after one, and reset the flows to due, as if they had never run."""
     table = FLOW_COLUMNS
     past = datetime.now(UTC) - timedelta(minutes=1)
     with engine.begin() as connection:
         connection.execute(sa.delete(RUN_COLUMNS).where(RUN_COLUMNS.c.id > after))
+        connection.execute(sa.delete(ROWS))
         connection.execute(
             sa.update(table)
             .where(table.c.name.startswith(OURS))
@@ -233,17 +255,23 @@ def make_due(engine: sa.Engine, *, after: int = 0, settled: bool = True) -> None
 
 
 def count_runs(engine: sa.Engine, *, after: int = 0) -> dict[str, int]:
-    """Give how many runs there are of each status."""
+    """Return the number of runs by status."""
     table = RUN_COLUMNS
     counted = sa.select(table.c.status, sa.func.count()).where(table.c.id > after)
     with engine.connect() as connection:
         return dict(connection.execute(counted.group_by(table.c.status)).all())
 
 
+def count_rows(engine: sa.Engine) -> int:
+    """Return the number of rows that flows have inserted."""
+    with engine.connect() as connection:
+        return int(connection.scalar(sa.select(sa.func.count()).select_from(ROWS)) or 0)
+
+
 def run_all_due(server: Server, engine: sa.Engine, count: int, *, after: int = 0) -> float:
-    """Beat once with `count` flows due; give the seconds until all of them are recorded."""
+    """Send a beat with `count` flows due; return the seconds until all runs are recorded."""
     seconds, reply = beat(server)
     runs = count_runs(engine, after=after)
     if runs != {"success": count}:
-        raise RuntimeError(f"{count} flows were due, and there are {runs}: {reply}")
+        raise RuntimeError(f"{count} flows were due, but the runs are {runs}: {reply}")
     return seconds

@@ -1,4 +1,4 @@
-"""What was measured, as text: medians, spreads, ratios, the table and the bars."""
+"""The results as text: medians, quartiles, ratios, the table and the bars."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ NOT_MEASURED = "-"
 FEWEST_FOR_QUARTILES = 2
 DIGITS = 3
 HEAD = """\
-Written by `make bench`; not to be edited. Each figure is a median, with the lower and the upper
-quartile behind it. Compare the ratios: the figures themselves are those of one machine on one day.
+Written by `make bench`; do not edit. Each figure is a median, followed by the lower and the upper
+quartile. Compare the ratios: the figures themselves are those of one machine on one day.
 """
-RATIO = "A ratio is taken round by round, both sides in turn."
+RATIO = "A ratio is computed for each round, in which both sides are measured in turn."
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The values of all rounds, in the order in which they were measured."""
+    """The values of all rounds, in order."""
 
     values: tuple[float, ...]
 
@@ -39,19 +39,19 @@ class Measured:
         return lower, upper
 
     def __truediv__(self, other: Measured) -> Measured:
-        """Divide round by round; then what slowed both sides of a round cancels out."""
+        """Divide round by round, so that a slow moment of the machine cancels out."""
         pairs = zip(self.values, other.values, strict=True)
         return Measured(tuple(ours / theirs for ours, theirs in pairs))
 
     def __str__(self) -> str:
-        """Give the median and, after it, the quartiles."""
+        """Return the median, followed by the quartiles."""
         lower, upper = self.spread
         return f"{rounded(self.median)} ({rounded(lower)}..{rounded(upper)})"
 
 
 @dataclass(frozen=True)
 class Bar:
-    """What a ratio is wanted to be, and what it was."""
+    """A limit for a ratio, and the measured ratio."""
 
     number: str
     text: str
@@ -66,7 +66,7 @@ class Bar:
 
     @property
     def reached(self) -> str:
-        """Whether the median is within the limit; without a measurement, nothing is reached."""
+        """Whether the median is within the limit."""
         if isinstance(self.ratio, str):
             return "not measured"
         within = (
@@ -89,12 +89,12 @@ class Report:
         self.cells.setdefault(row, {})[column] = str(value)
 
     def note(self, text: str) -> None:
-        """Keep a sentence for below the table, once."""
+        """Add a sentence below the table, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
 
     def table(self) -> str:
-        """Write the table of all rows that have a cell."""
+        """Return the table of all rows that have a cell."""
         rows = [
             [name, *(cells.get(column, NOT_MEASURED) for column in self.columns)]
             for name, cells in self.cells.items()
@@ -102,7 +102,7 @@ class Report:
         return markdown(["", *self.columns], rows)
 
     def bars_table(self) -> str:
-        """Write the bars, each with what was measured."""
+        """Return the table of the bars."""
         rows = [
             [bar.number, bar.text, bar.wanted, str(bar.ratio), bar.reached]
             for bar in sorted(self.bars, key=lambda bar: bar.number)
@@ -111,7 +111,7 @@ class Report:
 
 
 def rounded(value: float) -> str:
-    """Write a number with three digits that matter, without an exponent."""
+    """Format a number with three significant digits, without an exponent."""
     if value == 0:
         return "0"
     if abs(value) >= 10 ** (DIGITS - 1):
@@ -120,25 +120,25 @@ def rounded(value: float) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table."""
+    """Return a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def write(report: Report, machine: Mapping[str, str], method: str, limits: str) -> str:
-    """Write the whole page."""
+    """Return the whole page."""
     parts = [
-        "# What was measured",
+        "# Results",
         HEAD,
         *(["## The bars", RATIO, report.bars_table()] if report.bars else []),
         "## Side by side",
         report.table(),
         *(f"- {note}" for note in report.notes),
-        "## How",
+        "## Method",
         method,
         "## What this does not show",
         limits,
-        "## Where and with what",
+        "## Environment",
         "\n".join(f"- {name}: {value}" for name, value in machine.items()),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import socket
 import subprocess
 import time
@@ -19,8 +18,8 @@ if TYPE_CHECKING:
 READY_SECONDS = 60.0
 LOOK_SECONDS = 0.005
 REPLY_SECONDS = 3600
-# waitress closes what was not used for two minutes.
-IDLE_SECONDS = 60.0
+# The project's server closes a connection that is idle for 10 seconds (channel_timeout).
+IDLE_SECONDS = 5.0
 
 
 @dataclass
@@ -35,12 +34,12 @@ class Server:
 
     @property
     def log(self) -> str:
-        """The end of what it has said."""
+        """The end of its log."""
         return self.log_file.read_text(errors="replace")[-2000:]
 
     @property
     def peak_memory(self) -> float:
-        """The most memory that it has had, in MiB."""
+        """The peak of its memory, in MiB."""
         lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
         peak = next(line for line in lines if line.startswith("VmHWM:"))
         return int(peak.split()[1]) / 1024
@@ -48,28 +47,42 @@ class Server:
     def request(
         self, method: str, path: str, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """Send a request over the one connection; give the status and the body."""
+        """Send a request over the one connection; return the status and the body."""
         self.connection.request(method, path, headers=headers or {})
         reply = self.connection.getresponse()
         body = reply.read()
         self.used_at = time.monotonic()
         return reply.status, body
 
+    def get(self, path: str) -> None:
+        """Get a page; raise RuntimeError unless the status is 200."""
+        status, body = self.request("GET", path)
+        if status != 200:  # noqa: PLR2004 - OK
+            text = body.decode(errors="replace")[-2000:]
+            raise RuntimeError(f"The reply to {path} is {status}: {text}\n{self.log}")
+
     def reconnect(self) -> None:
-        """Connect anew where waitress would close the connection soon, since it was not used."""
+        """Connect again if waitress would soon close the idle connection."""
         if time.monotonic() - self.used_at > IDLE_SECONDS:
             self.connection.close()
             self.request("GET", "/")
 
     def time(self, path: str) -> float:
-        """Get a page; give how many seconds it took."""
+        """Return how many seconds it takes to get a page."""
         self.reconnect()
         began = time.perf_counter()
-        status, body = self.request("GET", path)
-        seconds = time.perf_counter() - began
-        if status != 200:  # noqa: PLR2004 - OK
-            raise RuntimeError(f"{path} was answered with {status}: {body.decode()}\n{self.log}")
-        return seconds
+        self.get(path)
+        return time.perf_counter() - began
+
+    def stop(self) -> None:
+        """Stop it by SIGTERM, or kill it if that does not end it."""
+        self.connection.close()
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=READY_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
 
     def kill(self) -> None:
         """End it as a crash does."""
@@ -79,19 +92,13 @@ class Server:
 
 @contextmanager
 def serve(pserve: str, folder: Path, ini: str, environment: dict[str, str]) -> Iterator[Server]:
-    """Serve an .ini file's application from a folder, on a free port; end the server after."""
+    """Serve an .ini file's application from a folder on a free port, and stop it at the end."""
     server = start(pserve, folder, ini, environment)
     try:
         wait_until_ready(server)
         yield server
     finally:
-        server.connection.close()
-        if server.process.poll() is None:
-            server.process.send_signal(signal.SIGTERM)
-            try:
-                server.process.wait(timeout=READY_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.kill()
+        server.stop()
 
 
 def start(pserve: str, folder: Path, ini: str, environment: dict[str, str]) -> Server:
@@ -109,16 +116,19 @@ def start(pserve: str, folder: Path, ini: str, environment: dict[str, str]) -> S
     return Server(process, port, log_file, connection)
 
 
-def wait_until_ready(server: Server, path: str = "/") -> None:
-    """Return when a page is answered."""
+def wait_until_ready(server: Server) -> None:
+    """Return when the home page is served; kill the server and raise RuntimeError if it is not."""
     deadline = time.monotonic() + READY_SECONDS
     while server.process.poll() is None and time.monotonic() < deadline:
         try:
-            server.request("GET", path)
+            server.get("/")
         except (OSError, HTTPException):
             server.connection.close()
             time.sleep(LOOK_SECONDS)
+        except RuntimeError:
+            server.kill()
+            raise
         else:
             return
     server.kill()
-    raise RuntimeError(f"a server does not answer:\n{server.log}")
+    raise RuntimeError(f"The server does not answer:\n{server.log}")

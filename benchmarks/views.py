@@ -1,4 +1,4 @@
-"""The starter-shaped application: its environment, and its views as production serves them."""
+"""The application in the starter's shape: its installation, and its views as in production."""
 
 from __future__ import annotations
 
@@ -18,16 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SOURCE = Path(__file__).parent / "starter"
-# What the Pylons starter requires, with what its tests and its toolbar need.
-REQUIREMENTS = (
-    *("plaster_pastedeploy", "pyramid", "pyramid_jinja2", "pyramid_debugtoolbar", "waitress"),
-    *("alembic", "pyramid_retry", "pyramid_tm", "SQLAlchemy", "transaction", "zope.sqlalchemy"),
-    *("WebTest", "pytest", "pytest-cov", "setuptools<80.9"),
-)
-# As many web threads as the rendered project's.
+# As many web threads as the rendered project's; the tables are created in each new database.
 PRODUCTION = (
     ("pyramid.reload_templates = true", "pyramid.reload_templates = false"),
-    ("pyramid.includes = pyramid_debugtoolbar\n", ""),
+    ("pyramid.includes = pyramid_debugtoolbar", "starter.create = yes"),
     ("listen = localhost:6543", "listen = localhost:6543\nthreads = 8"),
     ("level = DEBUG", "level = WARN"),
 )
@@ -39,51 +33,47 @@ class Starter:
 
     folder: Path
 
-    @property
-    def pserve(self) -> str:
-        """The command that serves it."""
-        return str(self.folder / ".venv" / "bin" / "pserve")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """What its process needs to find it."""
-        return clean() | {"PYTHONPATH": str(self.folder)}
-
-    def ini(self, url: str | None = None, *, production: bool = False) -> str:
-        """Give its .ini file, for another database if one is given."""
-        text = (SOURCE / "development.ini").read_text()
-        if url:
-            text = text.replace("sqlite:///%(here)s/starter.sqlite", url.replace("%", "%%"))
-        for before, after in PRODUCTION if production else ():
-            text = text.replace(before, after)
-        return text
-
     @contextmanager
     def served(self, url: str) -> Iterator[Server]:
         """Serve its views on a database, as in production."""
-        ini = self.ini(url, production=True)
-        with serve(self.pserve, self.folder, ini, self.environment) as server:
+        ini = (self.folder / "development.ini").read_text()
+        ini = ini.replace("sqlite:///%(here)s/starter.sqlite", url.replace("%", "%%"))
+        for before, after in PRODUCTION:
+            ini = ini.replace(before, after)
+        with serve(str(self.folder / ".venv/bin/pserve"), self.folder, ini, clean()) as server:
             yield server
 
 
 def install(folder: Path, constraints: Path) -> Starter:
-    """Put it into a folder, with the very versions that the rendered project has."""
-    folder.mkdir()
-    shutil.copytree(SOURCE, folder / "starter", ignore=shutil.ignore_patterns("__pycache__"))
-    make_environment(folder, "-c", str(constraints), *REQUIREMENTS, *DRIVERS)
+    """Install it into a folder, with the versions that the rendered project has."""
+    copy_source(folder)
+    make_environment(folder, "-c", str(constraints), "-e", ".[testing]", *DRIVERS)
     python = str(folder / ".venv" / "bin" / "python")
     subprocess.run([python, "-m", "compileall", "-q", "starter"], cwd=folder, check=True)
     return Starter(folder)
 
 
+def copy_source(folder: Path) -> None:
+    """Copy its files into a new folder."""
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def make_template(folder: Path) -> Path:
+    """Make a template for cookiecutter that renders it; return the template's folder."""
+    copy_source(folder / "{{cookiecutter.repo_name}}")
+    answers = {"repo_name": "starter", "_copy_without_render": ["*"]}
+    (folder / "cookiecutter.json").write_text(json.dumps(answers))
+    return folder
+
+
 def installed_versions(python: Path) -> dict[str, str]:
-    """Give the versions of all packages of an environment."""
+    """Return the versions of all packages of an environment."""
     code = (
         "import importlib.metadata as m, json; "
         "print(json.dumps({d.name.lower(): d.version for d in m.distributions()}))"
     )
-    told = subprocess.run(
+    done = subprocess.run(
         [str(python), "-c", code], capture_output=True, check=True, env=dict(os.environ), text=True
     )
-    versions: dict[str, str] = json.loads(told.stdout)
+    versions: dict[str, str] = json.loads(done.stdout)
     return versions

@@ -1,17 +1,18 @@
-"""What one would use instead. Each module runs in a process of its own, in `.venv-bench`.
+"""The peers, which one could use instead. Each module runs in its own process, in `.venv-bench`.
 
-All have the same shape; what makes no sense for one is left out of it:
+All modules have the same functions, as far as they apply:
 
-    prepare()                       make the tables
-    throughput(count) -> float      seconds until so many due no-op tasks have their outcome
-    one(times) -> list[float]       milliseconds of a single due task, so many times
+    prepare()                       create the tables
+    throughput(count) -> float      seconds until all of `count` due no-op tasks have their outcome
+    inserting(count) -> float       the same for tasks that insert one row
+    one(times) -> list[float]       milliseconds of a single due task, each of so many times
     load(rows)                      a schedule of so many rows, none of them due
-    tick(times) -> list[float]      milliseconds of a look at that schedule
-    schedule(task, count)           let so many runs of a task in tasks.py become due
+    tick(times) -> list[float]      milliseconds of a lookup in that schedule
+    schedule(task, count)           schedule a task of tasks.py so many times
     work()                          the scheduler and its workers, until they are ended
     fate() -> str                   what is recorded of the one task that was killed
 
-`VARIANT` is how a module learns which of its rows is meant, `DATABASE` is a database of its own.
+`VARIANT` selects one of a module's rows, and `DATABASE` is the URL of its own database.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Peer:
     columns: tuple[str, ...]
     kind: str = "postgresql"
     redis: bool = False
+    at_least: float = 0  # the bar for the project's throughput beside it, if there is one
 
 
 PEERS = (
@@ -47,7 +49,16 @@ PEERS = (
         "psycopg, one claim, finishes on 8 threads", "raw", "threads", "each run", PERFORMANCE[:1]
     ),
     Peer("psycopg, one claim, finishes in batches", "raw", "batches", "per 100", PERFORMANCE[:1]),
-    Peer("SQLAlchemy Core, one claim, finishes one by one", "core", "", "each run", PERFORMANCE),
+    Peer(
+        "SQLAlchemy Core, one claim, finishes one by one",
+        *("core", "", "each run", PERFORMANCE),
+        at_least=2,
+    ),
+    Peer(
+        "SQLAlchemy Core, one claim, inserts and ends one by one",
+        *("core", "inserting", "each run, with its row", ("inserting",)),
+        at_least=0.9,
+    ),
     Peer(
         "session + zope.sqlalchemy, statements, one by one",
         *("session", "statements", "each run", PERFORMANCE[:2]),
@@ -58,10 +69,10 @@ PEERS = (
     ),
     Peer(
         "session + zope.sqlalchemy, load-modify-flush, one claim",
-        *("session", "one-claim", "each run", PERFORMANCE[:1]),
+        *("session", "one_claim", "each run", PERFORMANCE[:1]),
     ),
     Peer(
-        "session + zope.sqlalchemy, load-modify-flush, one_by_one",
+        "session + zope.sqlalchemy, load-modify-flush, claims one by one",
         *("session", "one_by_one", "each run", PERFORMANCE[:2]),
     ),
     Peer(
@@ -72,18 +83,24 @@ PEERS = (
         "Celery, beat, Redis, SQL result backend",
         *("celery5", "beat", "at the end", PERFORMANCE + CORRECTNESS),
         redis=True,
+        at_least=6,
     ),
     Peer(
         "Celery, apply_async, Redis, SQL result backend",
         *("celery5", "apply_async", "at the end", ("throughput", "one", "killed")),
         redis=True,
     ),
-    Peer("Procrastinate", "procrastinate3", "", "each step", PERFORMANCE + CORRECTNESS),
+    Peer(
+        "Procrastinate",
+        *("procrastinate3", "", "each step", PERFORMANCE + CORRECTNESS),
+        at_least=5,
+    ),
     Peer("DBOS, direct", "dbos3", "direct", "each step", ("throughput", "one", "killed")),
     Peer("DBOS, queue limited to 8", "dbos3", "queue", "each step", (*PERFORMANCE, "twice")),
     Peer(
         "pgqueuer, default",
         *("pgqueuer1", "default", "log, flushed in batches", PERFORMANCE + CORRECTNESS),
+        at_least=0.6,
     ),
     Peer("pgqueuer, batches of 1", "pgqueuer1", "one_by_one", "log, each run", PERFORMANCE[:2]),
     Peer(
@@ -97,17 +114,35 @@ PEERS = (
         kind="sqlite",
         redis=True,
     ),
-    Peer("sqlite3, WAL, FULL", "sqlite", "FULL", "each run", PERFORMANCE, kind="sqlite"),
+    Peer(
+        "sqlite3, WAL, FULL",
+        *("sqlite", "FULL", "each run", PERFORMANCE),
+        kind="sqlite",
+        at_least=0.3,
+    ),
     Peer("sqlite3, WAL, NORMAL", "sqlite", "NORMAL", "each run", PERFORMANCE, kind="sqlite"),
+    Peer(
+        "SQLAlchemy Core on SQLite, one claim, inserts and ends one by one",
+        *("core", "inserting", "each run, with its row", ("inserting",)),
+        kind="sqlite",
+        at_least=0.9,
+    ),
     Peer(
         "SQLAlchemy Core on MariaDB, finishes one by one",
         *("core", "", "each run", PERFORMANCE),
         kind="mysql",
+        at_least=1.5,
+    ),
+    Peer(
+        "SQLAlchemy Core on MariaDB, one claim, inserts and ends one by one",
+        *("core", "inserting", "each run, with its row", ("inserting",)),
+        kind="mysql",
+        at_least=0.9,
     ),
 )
 
 
 def libpq() -> str:
-    """Give the database's address as psycopg understands it."""
+    """Return the database's URL in the form that psycopg understands."""
     url = sa.make_url(DATABASE).set(drivername="postgresql")
     return url.render_as_string(hide_password=False)

@@ -1,7 +1,7 @@
-"""Call a function of a peer's module: `python -m benchmarks.peers raw throughput 2000`.
+"""Call a function of a peer's module: `python -m benchmarks.peers raw throughput=2000`.
 
-The database, the Redis and the variant are told by BENCH_DATABASE, BENCH_REDIS and BENCH_VARIANT.
-What the function returns is printed as JSON; all else that is said goes to standard error.
+BENCH_DATABASE, BENCH_REDIS and BENCH_VARIANT name the database, the Redis and the variant. The
+result of the function is printed as JSON; all other output goes to standard error.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 
 
 def main() -> None:
-    """Do what the arguments say; several functions can be given, each with its number."""
+    """Call the functions that the arguments name; print the result of the last one."""
     module = importlib.import_module(f"benchmarks.peers.{sys.argv[1]}")
     answers = []
     with contextlib.redirect_stdout(sys.stderr):
@@ -23,7 +23,7 @@ def main() -> None:
             given = [int(part) if part.isdigit() else part for part in arguments]
             answers.append(getattr(module, name)(*given))
     print(json.dumps(answers[-1]), flush=True)
-    # Workers of some peers go on for a while, and nobody waits for them.
+    # Without waiting for workers of peers that go on for a while.
     os._exit(0)
 
 

@@ -18,12 +18,12 @@ from apscheduler.triggers.interval import IntervalTrigger
 from . import DATABASE, WORKERS, tasks
 
 TABLE = "apscheduler_jobs"
-# Far enough ahead for two schedulers to be up.
+# Enough time to start two schedulers.
 AHEAD = timedelta(seconds=15)
 
 
 def make_scheduler() -> Any:
-    """Make a scheduler as its guide does, but for the misfires: late jobs run here."""
+    """Create a scheduler as its guide does, but without the limit that drops late jobs."""
     return BackgroundScheduler(
         jobstores={"default": SQLAlchemyJobStore(url=DATABASE)},
         executors={"default": ThreadPoolExecutor(WORKERS)},
@@ -33,7 +33,7 @@ def make_scheduler() -> Any:
 
 
 def prepare() -> None:
-    """Make its table."""
+    """Create its table."""
     scheduler = make_scheduler()
     scheduler.start(paused=True)
     scheduler.shutdown()
@@ -72,7 +72,7 @@ def throughput(count: int) -> float:
 
 
 def misfires(count: int) -> int:
-    """Give how many of so many jobs it drops as misfires, by default."""
+    """Return how many of so many jobs it drops as misfires by default."""
     logging.disable(logging.WARNING)
     scheduler = make_scheduler()
     scheduler.start(paused=True)
@@ -129,10 +129,10 @@ def load(rows: int) -> None:
 
 
 def tick(times: int) -> list[float]:
-    """Ask its store what it asks at every wake-up."""
+    """Query its store as it does at every wake-up."""
     scheduler = make_scheduler()
     scheduler.start(paused=True)
-    store = scheduler._jobstores["default"]  # noqa: SLF001 - what its own loop asks
+    store = scheduler._jobstores["default"]  # noqa: SLF001 - its own loop uses it
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -143,9 +143,9 @@ def tick(times: int) -> list[float]:
 
 
 def schedule(task: str, count: int) -> None:
-    """Store daily jobs for a moment when all schedulers are up; what is to be killed is due once.
+    """Store daily jobs for a time when all schedulers are up; a task to be killed is due once.
 
-    Two schedulers on one store that meet at a job that is due once end with an error.
+    Two schedulers on one store fail with an error if both find the same job that is due once.
     """
     scheduler = make_scheduler()
     scheduler.start(paused=True)

@@ -33,7 +33,7 @@ linger = app.task(tasks.linger, name="linger")
 
 
 def entries(task: str, count: int, *, due: bool = True) -> dict[str, Any]:
-    """Make a schedule of so many daily tasks, each due at once or tomorrow."""
+    """Return a schedule of so many daily tasks, each due now or tomorrow."""
     last = datetime.now(UTC) - timedelta(days=2 if due else 0)
     day = every(timedelta(days=1), app=app)
     return {
@@ -49,23 +49,23 @@ def entries(task: str, count: int, *, due: bool = True) -> dict[str, Any]:
     }
 
 
-# A beat is a process of its own, which reads this module: what it schedules is told by these.
+# A beat is a process of its own, which imports this module: these variables name its tasks.
 if os.environ.get("BENCH_TASK"):
     app.conf.beat_schedule = entries(os.environ["BENCH_TASK"], int(os.environ["BENCH_COUNT"]))
 
 
 def prepare() -> None:
-    """Make the table of results."""
+    """Create the table of results."""
     app.backend.ResultSession().close()
 
 
 def command(*arguments: str) -> list[str]:
-    """Give a command of Celery's."""
+    """Return a command of Celery."""
     return [sys.executable, "-m", "celery", "-A", "benchmarks.peers.celery5", *arguments]
 
 
 def worker_command() -> list[str]:
-    """Give the command of a worker."""
+    """Return the command of a worker."""
     return command("worker", "--concurrency", str(WORKERS), "--loglevel", "WARNING")
 
 
@@ -89,18 +89,18 @@ def apply(count: int) -> None:
 
 
 class Beat(celery.beat.Scheduler):
-    """Beat's own scheduler, with a schedule made here instead of a file's."""
+    """Beat's own scheduler, with a schedule in memory instead of a file."""
 
     due = True
     rows = 0
 
     def setup_schedule(self) -> None:
-        """Take the entries."""
+        """Set the entries."""
         self.data = entries("noop", self.rows, due=self.due)
 
 
 def make_beat(rows: int, *, due: bool) -> Any:
-    """Make a beat with so many entries."""
+    """Create a beat with so many entries."""
     Beat.rows, Beat.due = rows, due
     beat = Beat(app, lazy=True)
     beat.setup_schedule()
@@ -108,7 +108,7 @@ def make_beat(rows: int, *, due: bool) -> Any:
 
 
 def recorded() -> int:
-    """Give how many results there are."""
+    """Return the number of results."""
     with engine().connect() as connection:
         count = connection.exec_driver_sql(f"SELECT count(*) FROM {RESULTS}")
         return int(count.scalar_one())
@@ -120,7 +120,7 @@ def engine() -> sa.Engine:
 
 
 def send(beat: Any, count: int) -> None:
-    """Let so many tasks be sent, by a beat if there is one."""
+    """Send so many tasks, by a beat if there is one."""
     if beat is None:
         apply(count)
         return
@@ -159,8 +159,8 @@ def one(times: int) -> list[float]:
 
 
 def load(rows: int) -> None:
-    """Make a schedule, which a beat has in its memory."""
-    global loaded  # noqa: PLW0603 - the next function asks it
+    """Create a schedule, which a beat keeps in memory."""
+    global loaded  # noqa: PLW0603 - the next function uses it
     loaded = make_beat(rows, due=False)
     loaded.tick()
 
@@ -169,7 +169,7 @@ loaded: Any = None
 
 
 def tick(times: int) -> list[float]:
-    """Let beat look at its schedule."""
+    """Check the schedule, as beat does at every tick."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -179,14 +179,14 @@ def tick(times: int) -> list[float]:
 
 
 def schedule(task: str, count: int) -> None:
-    """Send tasks; or let `work` start a beat that has them due."""
+    """Send tasks, unless `work` starts a beat that sends them."""
     if VARIANT != "beat":
         for number in range(count):
             app.send_task(task, [f"{task}-{number}"])
 
 
 def work() -> None:
-    """Run a worker, and with it a beat if that is the variant."""
+    """Run a worker, and a beat if the variant has one."""
     processes = [subprocess.Popen(worker_command())]
     if VARIANT == "beat" and os.environ.get("BENCH_TASK"):
         file = f"{tempfile.mkdtemp()}/schedule"

@@ -28,7 +28,7 @@ def workflow(task: str, name: str) -> None:
 
 
 def launch(executor: str = "bench", *, listen: bool = True) -> None:
-    """Start it; what its executor left undone is taken up again."""
+    """Launch it, which recovers the unfinished workflows of its executor."""
     url = DATABASE.replace("postgresql+psycopg", "postgresql")
     config: DBOSConfig = {
         "name": "bench",
@@ -45,18 +45,18 @@ def launch(executor: str = "bench", *, listen: bool = True) -> None:
 
 
 def prepare() -> None:
-    """Leave it to the launch, which makes the tables."""
+    """Do nothing: the launch creates the tables."""
 
 
 def start(task: str = "noop", name: str = "") -> Any:
-    """Start a workflow, the way that is measured."""
+    """Start a workflow in the way of the variant."""
     if VARIANT == "queue":
         return DBOS.enqueue_workflow(QUEUE, workflow, task, name)
     return DBOS.start_workflow(workflow, task, name)
 
 
 def throughput(count: int) -> float:
-    """Start all, until all have ended."""
+    """Start all, and wait until all have ended."""
     launch()
     start().get_result()
     began = time.perf_counter()
@@ -66,7 +66,7 @@ def throughput(count: int) -> float:
 
 
 def one(times: int) -> list[float]:
-    """Start a single workflow, until it has ended."""
+    """Start a single workflow, and wait until it has ended."""
     launch()
     start().get_result()
     look = psycopg.connect(libpq(), autocommit=True)
@@ -107,10 +107,10 @@ def load(rows: int) -> None:
 
 
 def tick(times: int) -> list[float]:
-    """Ask what its queue thread asks every second."""
-    from dbos._dbos import _get_dbos_instance  # noqa: PLC0415 - no public way
+    """Execute the queries that its queue thread executes every second."""
+    from dbos._dbos import _get_dbos_instance  # noqa: PLC0415 - not public
 
-    database = _get_dbos_instance()._sys_db  # noqa: SLF001 - no public way
+    database = _get_dbos_instance()._sys_db  # noqa: SLF001 - not public
     queue = DBOS.retrieve_queue(QUEUE)
     taken = []
     for _ in range(times):
@@ -122,7 +122,7 @@ def tick(times: int) -> list[float]:
 
 
 def schedule(task: str, count: int) -> None:
-    """Enqueue workflows; what is started directly is started by the process that does it."""
+    """Enqueue workflows; without a queue, `work` starts the one workflow."""
     if VARIANT == "queue":
         launch("scheduler", listen=False)
         for number in range(count):
@@ -130,7 +130,7 @@ def schedule(task: str, count: int) -> None:
 
 
 def work() -> None:
-    """Serve the queue; directly, start the one task unless it has been started before."""
+    """Serve the queue; without a queue, start the one workflow unless there is one."""
     launch(f"executor-{datetime.now(UTC).timestamp()}" if VARIANT == "queue" else "bench")
     if VARIANT == "direct" and not DBOS.list_workflows():
         start("linger", "linger-0")
@@ -138,7 +138,7 @@ def work() -> None:
 
 
 def fate() -> str:
-    """Give the workflow's status."""
+    """Return the workflow's status."""
     with psycopg.connect(libpq()) as connection:
         row = connection.execute("SELECT status FROM dbos.workflow_status").fetchone()
     return f"`{row[0]}`" if row else "no record"

@@ -15,13 +15,13 @@ from benchmarks.databases import REDIS_URL
 
 from . import DATABASE, VARIANT, WORKERS, tasks
 
-# The value of a task is its only record, so that there has to be one.
+# The value of a task is its only record, so each task returns one.
 if VARIANT == "redis":
     app: Any = huey.RedisHuey("bench", url=REDIS_URL)
 else:
     app = huey.SqliteHuey("bench", filename=sa.make_url(DATABASE).database)
 CALLED = True
-# Its workers ask less and less often while nothing comes: a task comes after a while of that.
+# Its workers poll less and less often while idle: a task comes after such a while.
 QUIET_SECONDS = 0.5
 
 
@@ -41,13 +41,13 @@ def trace(name: str) -> bool:
 
 @app.task(name="linger")
 def linger(name: str) -> bool:
-    """Be killed."""
+    """Run for long enough to be killed."""
     tasks.linger(name)
     return CALLED
 
 
 def prepare() -> None:
-    """Make its tables."""
+    """Create its tables."""
     app.flush()
 
 
@@ -87,7 +87,7 @@ def one(times: int) -> list[float]:
 
 def load(rows: int) -> None:
     """Schedule tasks for tomorrow."""
-    task = noop.s(eta=datetime.now() + timedelta(days=1))  # noqa: DTZ005 - as Huey wants it
+    task = noop.s(eta=datetime.now() + timedelta(days=1))  # noqa: DTZ005 - Huey uses local time
     if VARIANT == "sqlite":
         engine = sa.create_engine(DATABASE)
         with engine.begin() as connection:
@@ -110,7 +110,7 @@ def load(rows: int) -> None:
 
 
 def tick(times: int) -> list[float]:
-    """Ask for what is due, as its scheduler does every second."""
+    """Query the due tasks, as its scheduler does every second."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -120,14 +120,14 @@ def tick(times: int) -> list[float]:
 
 
 def schedule(task: str, count: int) -> None:
-    """Enqueue the task to be killed; what is to be traced is periodic, and each consumer has it."""
+    """Enqueue the task to be killed; the other tasks are periodic, in each consumer."""
     if task == "linger":
         for number in range(count):
             linger(f"{task}-{number}")
 
 
 def make_periodic(name: str) -> None:
-    """Declare a periodic task that is due at the first look of each consumer, and never again."""
+    """Declare a periodic task that is due once in each consumer, at its first check."""
     looks = iter([True])
     app.periodic_task(lambda _time: next(looks, False), name=name)(lambda: tasks.trace(name))
 
@@ -142,7 +142,7 @@ def work() -> None:
 
 
 def fate() -> str:
-    """Look for the task."""
+    """Return what is recorded of the task."""
     if app.pending_count() or app.scheduled_count():
         return "still queued"
     return "there is a record" if app.result_count() else "lost, no record"

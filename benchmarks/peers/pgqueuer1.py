@@ -27,7 +27,7 @@ BATCH = 1 if VARIANT == "one_by_one" else 10
 
 @asynccontextmanager
 async def opened() -> AsyncIterator[tuple[Any, Any]]:
-    """Connect; give the manager with the tasks, and its statements."""
+    """Connect; yield the manager with the tasks, and its queries."""
     connection = await asyncpg.connect(libpq())
     manager = PgQueuer.from_asyncpg_connection(connection)
 
@@ -47,7 +47,7 @@ async def opened() -> AsyncIterator[tuple[Any, Any]]:
 
 
 def prepare() -> None:
-    """Make its tables."""
+    """Create its tables."""
 
     async def run() -> None:
         async with opened() as (_, queries):
@@ -63,7 +63,7 @@ async def enqueue(queries: Any, task: str, count: int) -> None:
 
 
 def throughput(count: int) -> float:
-    """Drain a queue; the outcomes are in its log when that returns."""
+    """Drain a queue; then the outcomes are in its log."""
 
     async def run() -> float:
         async with opened() as (manager, queries):
@@ -73,7 +73,7 @@ def throughput(count: int) -> float:
             seconds = time.perf_counter() - began
             ended = sum(entry.status == "successful" for entry in await queries.queue_log())
             if ended != count:
-                raise RuntimeError(f"{count} jobs were due, and {ended} have ended")
+                raise RuntimeError(f"{count} jobs were due, but {ended} have ended")
             return seconds
 
     return asyncio.run(run())
@@ -107,7 +107,7 @@ def one(times: int) -> list[float]:
 
 
 def load(rows: int) -> None:
-    """Insert jobs that are to be executed later."""
+    """Insert jobs for tomorrow."""
     with psycopg.connect(libpq(), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO pgqueuer (priority, entrypoint, status, execute_after) "
@@ -159,7 +159,7 @@ def work() -> None:
 
 
 def fate() -> str:
-    """Give the job's status."""
+    """Return the job's status."""
     with psycopg.connect(libpq()) as connection:
         row = connection.execute("SELECT status::text FROM pgqueuer").fetchone()
     return f"`{row[0]}`" if row else "no record"

@@ -28,7 +28,7 @@ def opened(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 def prepare() -> None:
-    """Make its tables."""
+    """Create its tables."""
     opened(app.schema_manager.apply_schema_async)
 
 
@@ -40,7 +40,7 @@ async def defer(task: str, count: int) -> None:
 
 
 def throughput(count: int) -> float:
-    """Run a worker until all that is deferred has its outcome."""
+    """Run a worker until all deferred jobs have their outcome."""
 
     async def run() -> float:
         await defer("noop", count)
@@ -52,12 +52,12 @@ def throughput(count: int) -> float:
 
     seconds = opened(run)
     if statuses() != {"succeeded": count}:
-        raise RuntimeError(f"{count} jobs were due, and there are {statuses()}")
+        raise RuntimeError(f"{count} jobs were due, but they are {statuses()}")
     return seconds
 
 
 def statuses() -> dict[str, int]:
-    """Give how many jobs there are of each status."""
+    """Return the number of jobs by status."""
     counted = "SELECT status::text, count(*) FROM procrastinate_jobs GROUP BY status"
     with psycopg.connect(libpq()) as connection:
         return dict(connection.execute(counted).fetchall())
@@ -90,7 +90,7 @@ def one(times: int) -> list[float]:
 
 
 def load(rows: int) -> None:
-    """Insert jobs that are scheduled for later."""
+    """Insert jobs for tomorrow."""
     with psycopg.connect(libpq(), autocommit=True) as connection:
         connection.execute(
             "INSERT INTO procrastinate_jobs (queue_name, task_name, scheduled_at) "
@@ -126,5 +126,5 @@ def work() -> None:
 
 
 def fate() -> str:
-    """Give the job's status."""
+    """Return the job's status."""
     return f"`{next(iter(statuses()), 'no record')}`"

@@ -1,4 +1,4 @@
-"""psycopg and SQL by hand: what PostgreSQL itself allows."""
+"""psycopg and handwritten SQL: the limit of PostgreSQL itself."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ __all__ = ["load", "one", "prepare", "throughput", "tick"]
 
 
 def claim(connection: psycopg.Connection) -> list[tuple[int, int]]:
-    """Claim all that is due."""
+    """Claim all due flows."""
     now = tables.now()
     with connection.transaction():
         return connection.execute(CLAIM, {"now": now, "next": now + INTERVAL}).fetchall()
@@ -88,7 +88,7 @@ def one(times: int) -> list[float]:
 
 
 def tick(times: int) -> list[float]:
-    """Ask for what is due."""
+    """Look up the due flows."""
     connection = psycopg.connect(libpq(), autocommit=True)
     taken = []
     for _ in range(times):

@@ -49,13 +49,13 @@ def opened(engine: sa.Engine) -> Iterator[Session]:
 
 
 def claim_all(engine: sa.Engine) -> list[tuple[int, int]]:
-    """Claim all that is due, as Core does."""
+    """Claim all due flows, as Core does."""
     with engine.connect() as connection:
         return core.claim(connection)
 
 
 def claim_one(engine: sa.Engine) -> tuple[int, int] | None:
-    """Claim the flow that is most overdue, by its object; None if none is due."""
+    """Claim the most overdue flow, by its object; return None if none is due."""
     now = tables.now()
     with opened(engine) as session:
         chosen = sa.select(Flow).where(Flow.next_run_at <= now).order_by(Flow.next_run_at)
@@ -104,7 +104,7 @@ FINISH: Callable[[sa.Engine, int, int], None] = (
 
 
 def run_due(engine: sa.Engine) -> None:
-    """Claim and record all that is due."""
+    """Claim all due flows and record their runs."""
     if VARIANT == "one_by_one":
         while claimed := claim_one(engine):
             FINISH(engine, *claimed)
@@ -117,7 +117,7 @@ def run_due(engine: sa.Engine) -> None:
 
 
 def throughput(count: int) -> float:
-    """Claim and record; how depends on the variant."""
+    """Claim and record in the way of the variant."""
     load(count, PAST)
     engine = tables.make_engine()
     engine.connect().close()

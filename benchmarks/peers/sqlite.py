@@ -1,4 +1,4 @@
-"""sqlite3 and SQL by hand, in WAL: what a file allows, by its `PRAGMA synchronous`."""
+"""sqlite3 and handwritten SQL in WAL mode, with the `PRAGMA synchronous` of the variant."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def connect() -> sqlite3.Connection:
 
 
 def stamp(add: object = None) -> str:
-    """Give the time as SQLAlchemy stores it."""
+    """Return the time as SQLAlchemy stores it."""
     moment = tables.now() + (INTERVAL if add else INTERVAL * 0)
     return moment.isoformat(" ", "microseconds")
 
 
 def run_due(connection: sqlite3.Connection) -> None:
-    """Claim all that is due at once; record each in a transaction."""
+    """Claim all due flows at once; record each run in a transaction."""
     now, later = stamp(), stamp(INTERVAL)
     connection.execute("BEGIN IMMEDIATE")
     flows = connection.execute(DUE, (now,)).fetchall()
@@ -50,7 +50,7 @@ def run_due(connection: sqlite3.Connection) -> None:
 
 
 def throughput(count: int) -> float:
-    """Run all that is due."""
+    """Run all due tasks."""
     load(count, PAST)
     connection = connect()
     began = time.perf_counter()
@@ -74,7 +74,7 @@ def one(times: int) -> list[float]:
 
 
 def tick(times: int) -> list[float]:
-    """Ask for what is due."""
+    """Look up the due flows."""
     connection = connect()
     taken = []
     for _ in range(times):

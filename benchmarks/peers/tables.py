@@ -1,8 +1,9 @@
-"""The least that a hand-written scheduler keeps: flows with a next time, and a row a run."""
+"""The tables of a minimal scheduler: flows with their next time, and a row for each run."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -32,28 +33,42 @@ RUNS = sa.Table(
     sa.Column("ended_at", sa.DateTime),
     sa.UniqueConstraint("flow_id", "slot"),
 )
+INSERTED = sa.Table(
+    "inserted",
+    metadata,
+    sa.Column("id", Id, primary_key=True),
+    sa.Column("flow", sa.String(200), nullable=False),
+)
 PAST, FUTURE = datetime(2000, 1, 1), datetime(2999, 1, 1)  # noqa: DTZ001 - UTC, as all here
 INTERVAL = timedelta(days=1)
 
 
 def now() -> datetime:
-    """Give the time as the tables keep it."""
+    """Return the time as the tables store it."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
 def make_engine() -> sa.Engine:
-    """Connect as the rendered project does: READ COMMITTED on a server."""
-    options = {} if DATABASE.startswith("sqlite") else {"isolation_level": "READ COMMITTED"}
-    return sa.create_engine(DATABASE, pool_size=10, **options)
+    """Connect as the rendered project does: READ COMMITTED on a server, else WAL and FULL."""
+    if not DATABASE.startswith("sqlite"):
+        return sa.create_engine(DATABASE, pool_size=10, isolation_level="READ COMMITTED")
+    engine = sa.create_engine(DATABASE)
+
+    @sa.event.listens_for(engine, "connect")
+    def set_durability(connection: Any, _record: object) -> None:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+
+    return engine
 
 
 def prepare() -> None:
-    """Make the tables."""
+    """Create the tables."""
     metadata.create_all(sa.create_engine(DATABASE))
 
 
 def load(rows: int, next_run_at: datetime = FUTURE) -> None:
-    """Insert so many flows."""
+    """Insert so many flows, all due at one time."""
     engine = sa.create_engine(DATABASE)
     row = numbers(rows)
     chosen = sa.select(
@@ -67,17 +82,25 @@ def load(rows: int, next_run_at: datetime = FUTURE) -> None:
 
 
 def check(count: int) -> None:
-    """Raise unless there are so many runs, all of them successes."""
+    """Raise RuntimeError unless there are so many runs, all of them successes."""
     engine = sa.create_engine(DATABASE)
     counted = sa.select(RUNS.c.status, sa.func.count()).group_by(RUNS.c.status)
     with engine.connect() as connection:
         found = [tuple(row) for row in connection.execute(counted)]
     if found != [("success", count)]:
-        raise RuntimeError(f"{count} tasks were due, and there are {found}")
+        raise RuntimeError(f"{count} tasks were due, but the runs are {found}")
+
+
+def check_inserted(count: int) -> None:
+    """Raise RuntimeError unless the tasks have inserted so many rows."""
+    with sa.create_engine(DATABASE).connect() as connection:
+        found = connection.scalar(sa.select(sa.func.count()).select_from(INSERTED))
+    if found != count:
+        raise RuntimeError(f"{count} tasks were due, but they inserted {found} rows")
 
 
 def make_one_due() -> None:
-    """Let the first flow be due."""
+    """Reset the first flow to due."""
     engine = sa.create_engine(DATABASE)
     with engine.begin() as connection:
         first = sa.select(sa.func.min(FLOWS.c.id)).scalar_subquery()

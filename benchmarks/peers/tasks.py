@@ -1,4 +1,4 @@
-"""What the tasks of all peers do."""
+"""The tasks of all peers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ def noop() -> None:
 
 
 def trace(name: str) -> None:
-    """Tell, outside of any transaction, that this task was called."""
+    """Record a call of this task outside of any transaction."""
     traces = os.open(os.environ["BENCH_TRACES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(traces, f"{name}\n".encode())
     os.close(traces)
 
 
 def linger(name: str) -> None:
-    """Be at work for long enough to be killed."""
+    """Run for long enough to be killed."""
     trace(name)
     time.sleep(LINGER_SECONDS)
 
 
 def milliseconds(began: float) -> float:
-    """Give the time since a moment of `time.perf_counter`."""
+    """Return the milliseconds since a time of `time.perf_counter`."""
     return (time.perf_counter() - began) * 1000
 
 
 def wait_for(
     done: Callable[[], object], wanted: object, pause: float = 0.01, patience: float = 600
 ) -> None:
-    """Call `done` until it returns what is wanted; not so often that it slows what it waits for."""
+    """Call `done` until it returns the wanted value, with pauses that leave the CPU to tasks."""
     deadline = time.monotonic() + patience
     while done() != wanted:
         if time.monotonic() > deadline:
-            raise TimeoutError(f"still {done()} instead of {wanted}")
+            raise TimeoutError(f"The value is still {done()} instead of {wanted}")
         time.sleep(pause)

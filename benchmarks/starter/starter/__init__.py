@@ -1,8 +1,8 @@
-"""What a new Pyramid project is: the shape of the Pylons starter with SQLAlchemy and Jinja2.
+"""A new Pyramid project in the shape of the Pylons starter with SQLAlchemy and Jinja2.
 
-Written from that shape, since the starter itself cannot be fetched everywhere: pyramid_jinja2,
-pyramid_tm, pyramid_retry, zope.sqlalchemy, a model, and a page that reads a row. Its further views
-are what a beat is compared with.
+Written for the benchmarks, without text of the original. It has the same dependencies, a model, a
+migration environment, a script that inserts the first row, tests, and a home page that reads a row.
+Beats are compared with its other views.
 """
 
 from __future__ import annotations

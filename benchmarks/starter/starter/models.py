@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import zope.sqlalchemy
-from sqlalchemy import Column, Integer, Text, engine_from_config
+from sqlalchemy import Column, Engine, Integer, Text, engine_from_config
 from sqlalchemy.orm import DeclarativeBase, configure_mappers, sessionmaker
 
 
@@ -26,13 +26,18 @@ class MyModel(Base):
 configure_mappers()
 
 
+def get_engine(settings: dict[str, Any]) -> Engine:
+    """Return an engine for the setting `sqlalchemy.url`."""
+    return engine_from_config(settings, "sqlalchemy.")
+
+
 def includeme(config: Any) -> None:
-    """Set the session up; the tables are made here, where the starter has a command for it."""
+    """Set up the session; with the setting `starter.create`, create the tables as well."""
     settings = config.get_settings()
     settings["tm.manager_hook"] = "pyramid_tm.explicit_manager"
     config.include("pyramid_tm")
     config.include("pyramid_retry")
-    engine = engine_from_config(settings, "sqlalchemy.")
+    engine = get_engine(settings)
     factory = sessionmaker(bind=engine)
     if settings.get("starter.create"):
         Base.metadata.create_all(engine)

@@ -1,4 +1,4 @@
-"""The home page, and what a beat is compared with."""
+"""The home page, and the views that beats are compared with."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def home(request: Any) -> dict[str, Any]:
 
 @view_config(route_name="bare", renderer="json")
 def bare(_request: Any) -> dict[str, int]:
-    """Touch no database."""
+    """Return a reply without a database query."""
     return {"ok": 1}
 
 
 @view_config(route_name="select", renderer="json")
 def select_one(request: Any) -> dict[str, int]:
-    """Ask the least that can be asked."""
+    """Execute the cheapest query."""
     return {"ok": request.dbsession.scalar(select(1))}
 
 
