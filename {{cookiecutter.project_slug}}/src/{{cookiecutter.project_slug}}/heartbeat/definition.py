@@ -154,28 +154,36 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
                 f"every is {self.every!r} and cron is {self.cron!r}: declare one of the two, every "
                 'such as "30s", "5m", "2h" or "1d", or cron such as "0 3 * * *"'
             )
-        next_after(self.rule_of(self), datetime.now(UTC))
+        next_after(self.rule, datetime.now(UTC))
         return self
 
     @property
     def schedule(self) -> str:
         """The declared schedule, as a row stores it."""
-        return str(self.rule_of(self))
+        return str(self.rule)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the declared schedule."""
+        return self._rule(self.every, self.cron, self.timezone)
 
     def rule_of(self, row: Any) -> Rule:
-        """Return the rule of a row of this handler, or of the definition itself.
+        """Return the rule of the schedule in a row of this handler.
 
         Raises ScheduleError for an invalid interval, which SQLite can store.
         """
-        every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
-        return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
+        every = row.run_interval and parse_every(row.run_interval)
+        return self._rule(every, row.cron, row.timezone)
+
+    def _rule(self, every: int | None, cron: str | None, timezone: str) -> Rule:
+        return Rule(every, cron, timezone, self.between, self.catch_up, self.grace)
 
     def failure_options(self) -> dict[str, str | int | None]:
         """Return the options that take effect after a failure, by column of the flow's row."""
         return {
             "on_lost": self.on_lost,
             "retries": min(self.retries, MAX_INTEGER),
-            "retry_delay": min(self.retry_delay, MAX_INTEGER),
+            "retry_delay": self.retry_delay,
             "pause_after": self.pause_after and min(self.pause_after, MAX_INTEGER),
         }
 

@@ -1,6 +1,7 @@
 """Registering: flows that are declared in code get their rows, once a process."""
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
@@ -14,9 +15,8 @@ from ..errors import ScheduleError
 from ..migrations import require_current
 from ..models import DataFlow
 from ..schedules.rule import first_slot, rescheduled
+from .retry import OPTIONS
 from .unreadable import problem_of
-
-_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
 
 
 def register(heartbeat: Heartbeat) -> None:
@@ -32,7 +32,7 @@ def register(heartbeat: Heartbeat) -> None:
         columns = select(DataFlow.name, DataFlow.declared_schedule)
         declared = columns.where(DataFlow.name.in_(heartbeat.flows))
         schedules = dict(session.execute(declared).all())
-        options = select(DataFlow.handler, *_OPTIONS).distinct()
+        options = select(DataFlow.handler, *OPTIONS).distinct()
         recorded = session.execute(options.where(DataFlow.handler.in_(heartbeat.flows))).all()
     changed = set()
     for name, definition in sorted(heartbeat.flows.items()):
@@ -67,25 +67,34 @@ def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str])
         session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
 
 
-def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
-    now = heartbeat.clock.now()
-    flow = DataFlow(
-        name=definition.name,
+def new_row(definition: FlowDefinition, now: datetime) -> DataFlow:
+    """Return a row for a new flow of this handler, still without a name and a schedule."""
+    return DataFlow(
         handler=definition.name,
         description=definition.description,
         configuration=definition.new_configuration(),
-        run_interval=definition.every,
-        cron=definition.cron,
-        timezone=definition.timezone,
-        next_run_at=first_slot(definition.rule_of(definition), now, definition.start),
-        declared_schedule=definition.schedule,
         **definition.failure_options(),
         created_at=now,
         updated_at=now,
     )
-    # Where another process was faster, its row is as good.
+
+
+def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+    now = heartbeat.clock.now()
+    flow = new_row(definition, now)
+    flow.name = definition.name
+    flow.declared_schedule = definition.schedule
+    _set_schedule(flow, definition)
+    flow.next_run_at = first_slot(definition.rule, now, definition.start)
+    # Another process may have inserted the same row.
     with suppress(IntegrityError), heartbeat.session() as session:
         session.add(flow)
+
+
+def _set_schedule(flow: DataFlow, definition: FlowDefinition) -> None:
+    flow.run_interval = definition.every
+    flow.cron = definition.cron
+    flow.timezone = definition.timezone
 
 
 def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
@@ -103,8 +112,7 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
             # What somebody wrote into the row by hand may be no schedule.
             with suppress(ScheduleError):
                 if str(definition.rule_of(row)) == row.declared_schedule:
-                    row.run_interval, row.cron = definition.every, definition.cron
-                    row.timezone = definition.timezone
-                    row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
+                    _set_schedule(row, definition)
+                    row.next_run_at = rescheduled(definition.rule, row.last_slot_at, now)
             row.declared_schedule = definition.schedule
             row.updated_at = now

@@ -20,8 +20,9 @@ MAX_DOUBLINGS = 12
 # The options of a row that has none recorded and whose handler is unknown here.
 NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": None}
 
-_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
-_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *_OPTIONS)
+# The columns of `FlowDefinition.failure_options`.
+OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
+_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
 
 
 def follow_failure(
@@ -70,7 +71,7 @@ def follow_failure(
 
 def _options(flow: Any, definition: FlowDefinition | None) -> Mapping[str, Any]:
     """Return the options of a flow's row; those of the code until they are recorded."""
-    recorded = {column.key: getattr(flow, column.key) for column in _OPTIONS}
+    recorded = {column.key: getattr(flow, column.key) for column in OPTIONS}
     numbers = (recorded["retries"], recorded["retry_delay"], recorded["pause_after"] or 0)
     # SQLite keeps anything that is written by hand, and a failure is recorded all the same.
     if all(isinstance(number, int) and number >= 0 for number in numbers):

@@ -24,6 +24,7 @@ from ...json_values import json_problem
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...runs.execute import execute
 from ...runs.finish import cancel
+from ...runs.register import new_row
 from ...runs.request import (
     active_run,
     ask_for_run,
@@ -80,12 +81,11 @@ def add(heartbeat: Heartbeat, given: Mapping[str, Any], pause_reason: str = "") 
 
     def step(session: Session) -> DataFlow:
         begin_writing(session, heartbeat.waiting_operators)
-        flow = DataFlow(handler=new.handler, timezone="UTC", **definition.failure_options())
-        flow.description = definition.description
-        flow.configuration = definition.new_configuration()
-        flow.created_at = heartbeat.clock.now()
+        now = heartbeat.clock.now()
+        flow = new_row(definition, now)
+        flow.timezone = new.timezone
         _apply(session, heartbeat, flow, new, pause_reason)
-        flow.next_run_at = first_slot(rule_of(heartbeat, flow), flow.created_at, definition.start)
+        flow.next_run_at = first_slot(definition.rule_of(flow), now, definition.start)
         return flow
 
     return _transact(heartbeat, step)
