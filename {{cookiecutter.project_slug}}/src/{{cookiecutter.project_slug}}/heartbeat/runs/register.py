@@ -1,4 +1,4 @@
-"""Registering: flows that are declared in code get their rows, once a process."""
+"""Registration: creates and updates the rows of the flows that are declared in code."""
 
 from contextlib import suppress
 from datetime import datetime
@@ -20,10 +20,10 @@ from .unreadable import problem_of
 
 
 def register(heartbeat: Heartbeat) -> None:
-    """Make the rows that are missing, and take over what has changed in the code since.
+    """Create missing rows, and adopt changes of the declarations, once in each process.
 
-    Done by the first use of the engine in a process; safe when many processes do it at once.
-    Raises DatabaseNotReadyError when the database is away or not at this engine's revision.
+    Safe when many processes do it at once. Raises DatabaseNotReadyError if the database cannot be
+    reached or is not at this engine's revision.
     """
     if heartbeat.registered.is_set():
         return
@@ -40,8 +40,8 @@ def register(heartbeat: Heartbeat) -> None:
             _insert(heartbeat, definition)
         elif schedules[name] != definition.schedule:
             changed.add(name)
-    if changed:  # else nothing is locked: a process may start while others write
-        _take_over(heartbeat, changed)
+    if changed:  # without a change, a process starts even while others hold locks
+        _adopt_schedules(heartbeat, changed)
     if stale := {row.handler for row in recorded if _is_stale(heartbeat, row)}:
         heartbeat.transact(lambda session: _record_options(session, heartbeat, sorted(stale)))
     heartbeat.registered.set()
@@ -57,7 +57,7 @@ def _is_stale(heartbeat: Heartbeat, row: Any) -> bool:
 
 
 def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str]) -> None:
-    """Write the options that follow a failure into all rows of these handlers."""
+    """Write the options that take effect after a failure to all rows of these handlers."""
     begin_writing(session)
     mine = DataFlow.handler.in_(handlers)
     session.execute(select(DataFlow.id).where(mine).order_by(DataFlow.id).with_for_update())
@@ -97,10 +97,10 @@ def _set_schedule(flow: DataFlow, definition: FlowDefinition) -> None:
     flow.timezone = definition.timezone
 
 
-def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
-    """Follow schedules changed in code, unless an operator has changed the row's since."""
+def _adopt_schedules(heartbeat: Heartbeat, changed: set[str]) -> None:
+    """Adopt schedules that were changed in code, unless an operator has changed them since."""
     declared = select(DataFlow).where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
-    # Not the configuration: one that cannot be read is the matter of its own flow's runs.
+    # Without the configuration: an unreadable one is reported by the flow's runs.
     rows = declared.options(defer(DataFlow.configuration)).order_by(DataFlow.id).with_for_update()
     with heartbeat.session() as session:
         begin_writing(session)
@@ -109,7 +109,7 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
             definition = heartbeat.flows[row.name]
             if row.declared_schedule == definition.schedule or problem_of(row):
                 continue
-            # What somebody wrote into the row by hand may be no schedule.
+            # The row may have been changed by hand.
             with suppress(ScheduleError):
                 if str(definition.rule_of(row)) == row.declared_schedule:
                     _set_schedule(row, definition)
