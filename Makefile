@@ -16,18 +16,18 @@ PYTHON = .venv/bin/python
 PYTEST = $(PYTHON) -m pytest --durations 10
 # Two at a time; tests that share an installed project go to the same worker.
 TWO = -n 2 --dist loadgroup
-# One configuration for all: the rendered project's own is no TOML before it is rendered.
+# One configuration for all: the rendered project's own is not TOML before it is rendered.
 RUFF = --config pyproject.toml
 CHECKED = benchmarks hooks tests $(wildcard scripts) '{{cookiecutter.project_slug}}/scripts'
 
 # `make demo SERVE=1` stays up.
 export SERVE
 
-# What `make chaos` and `make storm` can be told; a seed plans the same deeds again.
+# The options of `make chaos` and `make storm`; the same seed plans the same faults.
 MINUTES = 1
 ROUNDS = 20
 DATABASE = sqlite
-# What `make fuzz` can be told.
+# The options of `make fuzz`.
 REQUESTS = 2000
 CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE)
 BENCH = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers '$(PEERS)')

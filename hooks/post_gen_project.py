@@ -76,7 +76,7 @@ def set_up(project: Path) -> None:
 
 
 def leave() -> None:
-    """End with 0, also where the reader of our output has gone and Python would end with 120."""
+    """Exit with 0, even if the reader of the output has ended and Python would exit with 120."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     os._exit(0)

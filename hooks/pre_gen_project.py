@@ -23,7 +23,7 @@ OLDEST_PYTHON = (3, 11)
 # PostgreSQL cuts the name of a database at 63 bytes, and a test database adds some to the slug.
 LONGEST_SLUG = 50
 
-# Pythons that are too old do not know this list, and must get as far as being told.
+# Pythons that are too old do not know this list, and must still reach the message.
 STANDARD_MODULES: frozenset[str] = getattr(sys, "stdlib_module_names", frozenset())
 
 PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -88,7 +88,7 @@ def find_faults(answers: dict[str, str], folder: Path, python: tuple[int, int]) 
 def fault_of_slug(slug: str) -> str:
     """Say why the slug cannot name a package that lives beside its dependencies."""
     if not PACKAGE_NAME.fullmatch(slug):
-        reason = "is no package name: use small letters a-z, digits and _, a letter first"
+        reason = "is not a package name: use small letters a-z, digits and _, a letter first"
     elif len(slug) > LONGEST_SLUG:
         reason = f"has {len(slug)} characters: use at most {LONGEST_SLUG}"
     elif keyword.iskeyword(slug):

@@ -104,7 +104,7 @@ def beat(project: Path, url: str) -> dict[str, Any]:
 
 
 def heartbeat(project: Path, *arguments: str) -> None:
-    """Run the project's command `heartbeat` and let it print."""
+    """Run the project's command `heartbeat`, which prints."""
     command = [".venv/bin/heartbeat", *arguments]
     print(f"$ {' '.join(command)}", flush=True)
     subprocess.run(command, cwd=project, check=True, stderr=subprocess.DEVNULL)
@@ -138,5 +138,5 @@ def say(text: str) -> None:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except KeyboardInterrupt:  # what was made and started is gone by now
+    except KeyboardInterrupt:  # everything is already removed and stopped
         sys.exit(130)

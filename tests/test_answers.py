@@ -83,15 +83,15 @@ def test_a_package_name_is_taken(slug: str) -> None:
 @pytest.mark.parametrize(
     ("slug", "why"),
     [
-        ("", "is no package name"),
-        ("2fast", "is no package name"),
-        ("Data", "is no package name"),
-        ("data-flows", "is no package name"),
-        ("data flows", "is no package name"),
-        ("data_flows\n", "is no package name"),
-        ("übung", "is no package name"),
-        ("_data", "is no package name"),
-        ("../elsewhere", "is no package name"),
+        ("", "is not a package name"),
+        ("2fast", "is not a package name"),
+        ("Data", "is not a package name"),
+        ("data-flows", "is not a package name"),
+        ("data flows", "is not a package name"),
+        ("data_flows\n", "is not a package name"),
+        ("übung", "is not a package name"),
+        ("_data", "is not a package name"),
+        ("../elsewhere", "is not a package name"),
         ("a" * 51, "has 51 characters: use at most 50"),
         ("class", "is a Python keyword"),
         ("json", "is a module of Python's standard library"),
@@ -197,7 +197,7 @@ def test_an_old_python_is_refused(python: tuple[int, int], lines: int) -> None:
     assert len(pre_gen_project.find_faults(GOOD_ANSWERS, FOLDER, python)) == lines
 
 
-def test_a_python_that_is_too_old_can_read_what_tells_it_so() -> None:
+def test_a_python_that_is_too_old_reaches_the_message() -> None:
     for script in [*(TEMPLATE / "hooks").glob("*.py"), PROJECT / "scripts" / "bootstrap.py"]:
         ast.parse(script.read_text(), feature_version=(3, 8))
 

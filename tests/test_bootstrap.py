@@ -174,7 +174,7 @@ def test_a_pyproject_that_cannot_be_read_is_named(project: SmallProject) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_ends_every_child_and_says_so(project: SmallProject, number: signal.Signals) -> None:
+def test_a_stop_ends_every_child_with_a_line(project: SmallProject, number: signal.Signals) -> None:
     child = project.start(FAKE_MIGRATE="hang")
     project.tools.wait_until_one_hangs()
 
@@ -277,7 +277,7 @@ def test_the_cause_is_the_line_that_a_person_would_look_for(output: str, cause: 
     assert bootstrap.find_cause(output, 7) == cause
 
 
-def test_an_old_python_is_told_so(
+def test_an_old_python_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 1))
@@ -333,7 +333,7 @@ def test_make_help_lists_every_target_of_the_readme(project: SmallProject) -> No
         assert f"make {target} " in output
 
 
-def test_make_says_that_no_python_is_new_enough(project: SmallProject) -> None:
+def test_make_reports_that_no_python_is_new(project: SmallProject) -> None:
     result = make(project, "setup", "PYTHON=")
 
     assert result.status != 0

@@ -89,7 +89,7 @@ def test_no_secret_is_printed_or_logged(place: Place) -> None:
         assert secret not in result.everything + log
 
 
-def test_setup_0_leaves_everything_for_later_and_says_how(place: Place, tools: Tools) -> None:
+def test_setup_0_leaves_everything_and_prints_how(place: Place, tools: Tools) -> None:
     result = place.render(HEARTBEAT_SETUP="0")
 
     assert result.everything == (
@@ -127,7 +127,7 @@ def test_a_broken_setup_script_leaves_the_project(place: Place) -> None:
 
 
 @pytest.mark.parametrize("setup", ["0", "1"])
-def test_a_terminal_that_cannot_show_the_path_is_no_obstacle(place: Place, setup: str) -> None:
+def test_the_terminal_need_not_show_the_path(place: Place, setup: str) -> None:
     place.folder = place.folder / "Übung"
     place.folder.mkdir()
 
@@ -139,7 +139,7 @@ def test_a_terminal_that_cannot_show_the_path_is_no_obstacle(place: Place, setup
 
 
 @pytest.mark.parametrize("setup", ["0", "1"])
-def test_a_reader_that_has_gone_away_is_no_obstacle(place: Place, setup: str) -> None:
+def test_the_reader_of_the_output_may_end(place: Place, setup: str) -> None:
     reader, writer = os.pipe()
     os.close(reader)
 

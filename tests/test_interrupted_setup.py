@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-MADE_ANEW = ".venv made anew, since it "
+MADE_AGAIN = ".venv made again, since it "
 
 
 def test_running_it_again_keeps_the_environment_and_changes_nothing(project: SmallProject) -> None:
@@ -32,7 +32,7 @@ def test_running_it_again_keeps_the_environment_and_changes_nothing(project: Sma
     assert not [call for call in project.tools.calls()[4:] if call.startswith("uv venv")]
 
 
-def test_running_it_again_mends_a_half_done_setup(project: SmallProject) -> None:
+def test_running_it_again_completes_a_partial_setup(project: SmallProject) -> None:
     failed = project.set_up(FAKE_INSTALL="no network", FAKE_OFFLINE="not in the cache")
     before = project.secrets()
     calls = project.tools.calls()
@@ -50,7 +50,7 @@ def test_running_it_again_mends_a_half_done_setup(project: SmallProject) -> None
     assert project.secrets() == before
 
 
-def test_an_environment_without_python_is_made_anew(project: SmallProject) -> None:
+def test_an_environment_without_python_is_replaced(project: SmallProject) -> None:
     broken = project.folder / ".venv" / "lib" / "broken"
     broken.mkdir(parents=True)
 
@@ -60,7 +60,7 @@ def test_an_environment_without_python_is_made_anew(project: SmallProject) -> No
     assert not broken.exists()
 
 
-def test_an_environment_that_was_moved_is_made_anew(project: SmallProject) -> None:
+def test_an_environment_that_was_moved_is_replaced(project: SmallProject) -> None:
     project.set_up()
     pserve = project.folder / ".venv" / "bin" / "pserve"
     pserve.write_text("#!/old/place/.venv/bin/python\n")
@@ -98,7 +98,7 @@ def kill(child: Child) -> None:
 
 
 @pytest.mark.parametrize("end", [stop, kill])
-def test_an_installation_that_was_cut_off_is_begun_anew(
+def test_an_interrupted_installation_is_repeated(
     project: SmallProject, end: Callable[[Child], None]
 ) -> None:
     child = project.start(FAKE_INSTALL="hang")
@@ -113,7 +113,7 @@ def test_an_installation_that_was_cut_off_is_begun_anew(
     result = project.set_up()
 
     assert result.status == 0
-    assert f"{MADE_ANEW}was not finished" in result.output
+    assert f"{MADE_AGAIN}was not finished" in result.output
     assert not packages.exists()
     if end is stop:
         lines = first.errors.splitlines()
@@ -140,7 +140,7 @@ def test_the_printed_commands_finish_what_was_cut_off(project: SmallProject) -> 
     assert ".venv kept" in result.output
 
 
-def test_a_later_installation_that_was_cut_off_is_begun_anew(project: SmallProject) -> None:
+def test_an_interrupted_later_installation_is_repeated(project: SmallProject) -> None:
     project.set_up()
     packages = add_package(project)
     child = project.start(FAKE_INSTALL="hang")
@@ -150,7 +150,7 @@ def test_a_later_installation_that_was_cut_off_is_begun_anew(project: SmallProje
     child.finish()
 
     assert not (project.folder / ".venv" / "installed").exists()
-    assert f"{MADE_ANEW}was not finished" in project.set_up().output
+    assert f"{MADE_AGAIN}was not finished" in project.set_up().output
 
 
 @pytest.mark.parametrize("how", [{"FAKE_INSTALL": "no network", "FAKE_OFFLINE": "no"}, {}])
@@ -190,7 +190,7 @@ def test_an_environment_of_the_users_own_is_kept(project: SmallProject) -> None:
 @pytest.mark.parametrize(
     "missing", ["bird.py", "bird-1.dist-info/METADATA", "bird-1.dist-info/RECORD"]
 )
-def test_an_environment_whose_packages_lack_files_is_made_anew_and_says_so(
+def test_an_environment_whose_packages_lack_files_is_replaced(
     project: SmallProject, missing: str
 ) -> None:
     project.set_up()
@@ -198,7 +198,7 @@ def test_an_environment_whose_packages_lack_files_is_made_anew_and_says_so(
 
     result = project.set_up()
 
-    assert f"{MADE_ANEW}lacked lib/python3.11/site-packages/{missing}, " in result.output
+    assert f"{MADE_AGAIN}lacked lib/python3.11/site-packages/{missing}, " in result.output
     assert not packages.exists()
 
 
@@ -300,6 +300,6 @@ def test_a_set_up_that_was_cut_off_among_packages_is_repaired_by_the_next(
     result = project.run("make", "setup", HEARTBEAT_SETUP="")
 
     assert result.status == 0, result.everything
-    assert f"{MADE_ANEW}was not finished" in result.output
+    assert f"{MADE_AGAIN}was not finished" in result.output
     assert project.heartbeat("check").status == 0
     project.done(".venv/bin/python", "-m", "pytest", "-q", "--no-cov", "tests/test_home.py")

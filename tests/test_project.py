@@ -356,7 +356,7 @@ def test_the_commands_of_the_readme_work(shared: Project, own_database: str) -> 
     assert "your own migrations are applied" in said
 
 
-def test_a_table_of_ones_own_is_added_as_the_readme_says(project: Project) -> None:
+def test_a_table_is_added_as_in_the_readme(project: Project) -> None:
     model, commands = readme_code(project.section("Your tables"))
     (project.package / "models" / "order.py").write_text("\n".join(model))
 
@@ -426,7 +426,7 @@ def test_production_keeps_to_itself_and_takes_its_secrets_from_the_environment(
     assert set(addresses) <= {"127.0.0.1", "::1"}
 
 
-def test_production_is_installed_as_the_readme_says(tmp_path: Path) -> None:
+def test_production_is_installed_as_in_the_readme(tmp_path: Path) -> None:
     project = make_project(tmp_path, user_environment(tmp_path), HEARTBEAT_SETUP="0")
     install, make, serve, crontab = readme_code(project.section("Put it into production"))
     assert install.pop() == "export HEARTBEAT_CONFIG=production.ini"
@@ -446,7 +446,7 @@ def test_production_is_installed_as_the_readme_says(tmp_path: Path) -> None:
     assert not (project.folder / ".venv" / "bin" / "pytest").exists()
 
 
-def test_the_example_goes_as_the_readme_says(project: Project) -> None:
+def test_the_example_is_removed_as_in_the_readme(project: Project) -> None:
     project.done(".venv/bin/heartbeat", "beat")
     (commands,) = readme_code(project.section("The example"))
 
@@ -562,7 +562,7 @@ def test_an_unknown_setting_is_named_at_the_start(shared: Project) -> None:
 
 
 @SHARES
-def test_a_database_that_has_gone_is_said_with_its_mend(shared: Project, tmp_path: Path) -> None:
+def test_a_missing_database_is_named_with_the_fix(shared: Project, tmp_path: Path) -> None:
     file = tmp_path / "own.sqlite"
     environment = {"DATABASE_URL": f"sqlite:///{file}"}
     shared.done(".venv/bin/heartbeat", "migrate", **environment)
@@ -727,7 +727,7 @@ def test_where_no_database_may_be_made_the_one_command_is_printed(database: Data
     database.admin(f"CREATE {kind} {role} {how} 'secret-word'")
     try:
         first = project.run("make", "setup", DATABASE_URL=url)
-        (command,) = re.findall(r"have it made with (.+)", first.errors)
+        (command,) = re.findall(r"create it with (.+)", first.errors)
         statement = shell_words(command)[-1]
         database.admin(*statement.split("; "))
         second = project.run("make", "setup", DATABASE_URL=url)

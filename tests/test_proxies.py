@@ -202,7 +202,7 @@ def test_a_large_request_is_refused_before_it_is_read(
 
 
 @pytest.mark.parametrize("kind", ["waitress", "gunicorn"])
-def test_a_path_that_is_no_text_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
+def test_a_path_that_is_not_text_is_refused(project: Project, tmp_path: Path, kind: str) -> None:
     text = "GET /%ff HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with serve(project, kind) as server:
         replies = [exchange(server.port, text)]
@@ -233,7 +233,7 @@ def test_malformed_and_cut_chunks_are_refused(project: Project, kind: str, body:
 
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
-def test_tabs_that_nginx_lets_pass_hold_nobody_up(project: Project, tmp_path: Path) -> None:
+def test_tabs_that_nginx_passes_on_delay_no_caller(project: Project, tmp_path: Path) -> None:
     tabs = "".join(f"X-{number}:{chr(9) * 8_000}a\r\n" for number in range(3))
     text = f"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{tabs}\r\n"
     with project.serve("production.ini") as server, nginx(tmp_path, server.port) as port:
@@ -246,7 +246,7 @@ def test_tabs_that_nginx_lets_pass_hold_nobody_up(project: Project, tmp_path: Pa
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.parametrize("kind", ["waitress", "gunicorn"])
-def test_behind_nginx_the_caller_is_who_calls_nginx(
+def test_behind_nginx_the_caller_is_its_client(
     project: Project, tmp_path: Path, kind: str
 ) -> None:
     with serve(project, kind) as server, nginx(tmp_path, server.port) as port:

@@ -38,7 +38,7 @@ DATABASE_NAMES = {
 # More than the contract allows: docs/decisions/0009 gives the reason.
 REQUIRED_LINES = 5_715
 PART_LINES = 350
-OPERATE_LINES = 715
+OPERATE_LINES = 700
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15
 
@@ -424,7 +424,7 @@ def test_tables_name_their_character_set_where_the_database_needs_it(
     assert named == (tables if of_database.database == "mysql" else set())
 
 
-def test_the_changelog_tells_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     version = (ENGINE / "VERSION").read_text().strip()
     parts = re.findall(r"^## \[?([^\]\s]+)", (TEMPLATE / "CHANGELOG.md").read_text(), re.MULTILINE)
 

@@ -44,7 +44,7 @@ def named_files() -> list[str]:
 @pytest.mark.install
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", DATABASES)
-def test_the_first_release_is_upgraded_by_hand_as_it_says(tmp_path: Path, kind: str) -> None:
+def test_the_first_release_is_upgraded_by_hand(tmp_path: Path, kind: str) -> None:
     server = None if kind == "sqlite" else server_url(kind)
     environment = user_environment(tmp_path)
     name = f"heartbeat_upgrade_{uuid.uuid4().hex[:8]}"

@@ -149,7 +149,7 @@ def narrow_database_url(fresh_database_url: str, character_set: str) -> str:
 
 @pytest.fixture
 def narrow_url(narrow_database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Migrate that database as a user does, and let applications find it; return its URL."""
+    """Migrate that database as a user does, and set it for applications; return its URL."""
     monkeypatch.setenv("DATABASE_URL", narrow_database_url)
     result = CliRunner().invoke(heartbeat_command, ["migrate", "-c", INI_FILE])
     assert result.exit_code == 0, result.output
@@ -193,7 +193,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def declare(request: pytest.FixtureRequest) -> Declare:
-    """Declare flows by the directive, or as `both_entrances` says."""
+    """Declare flows by the directive, or as `both_entrances` decides."""
     return ENTRANCES[getattr(request, "param", "directive")]
 
 

@@ -9,7 +9,7 @@ class _Base(DeclarativeBase):
 
 
 class Note(_Base):
-    """What a flow writes in a test."""
+    """A row that a flow writes in a test."""
 
     __tablename__ = "notes_of_tests"
 

@@ -24,7 +24,7 @@ class Blow(BaseException):
 
 
 def blow(*_arguments: object) -> Any:
-    """Raise what nobody expects here."""
+    """Raise an unexpected error."""
     raise Blow
 
 
@@ -35,7 +35,7 @@ def made_of(*bases: type, **members: object) -> BaseException:
 
 
 class _LyingMeta(type):
-    """A class of classes that says nothing true, and nothing at all of most things."""
+    """A metaclass with wrong attributes, and without most of the others."""
 
     def __getattribute__(cls, name: str) -> Any:
         """Raise, but for what raising an error needs."""

@@ -1,4 +1,4 @@
-"""A plain reference for schedules: it looks at each minute, and at what a clock on the wall shows.
+"""A plain reference for schedules: it visits each minute, and compares the local time.
 
 It shares nothing with the engine but what a rule says. It is slow, and that is its merit.
 """
@@ -51,7 +51,7 @@ class Job:
         self.either_day = "*" not in (parts[2][0], parts[4][0])
 
     def matches(self, wall: datetime) -> bool:
-        """Tell whether a clock on the wall shows one of its times."""
+        """Return whether a clock on the wall shows one of its times."""
         minutes, hours, days, months, weekdays = self.fields
         if not (wall.minute in minutes and wall.hour in hours and wall.month in months):
             return False
@@ -60,7 +60,7 @@ class Job:
 
 
 def shows(between: str | None, zone: str, moment: datetime) -> bool:
-    """Tell whether the wall shows a time within the window."""
+    """Return whether the wall shows a time within the window."""
     opens, _, closes = (between or "").partition("-")
     wall = moment.astimezone(ZoneInfo(zone)).strftime("%H:%M")
     if opens < closes:

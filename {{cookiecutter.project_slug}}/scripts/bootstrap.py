@@ -45,7 +45,7 @@ VAR = Path("var")
 LOG = VAR / "setup.log"
 TOKEN_FILES = (VAR / "beat.token", VAR / "operator.token")
 
-# In .venv while packages are written into it: a set-up that finds this file makes .venv anew.
+# In .venv while packages are written into it: a set-up that finds this file makes .venv again.
 UNFINISHED = VENV / "unfinished"
 # Touched when all packages are installed: the Makefile compares its age with pyproject.toml's.
 INSTALLED = VENV / "installed"
@@ -82,7 +82,7 @@ class StepError(Exception):
 
 
 class StoppedError(Exception):
-    """Somebody wants the set-up to end; the message says who."""
+    """The set-up must end; the message has the reason."""
 
 
 def main(*, watch_parent: bool = False) -> int:
@@ -191,7 +191,7 @@ class SetUp:
         status, output = self.call(self.environment_command())
         if status:
             raise StepError(find_cause(output, status))
-        reason = f"made anew, since it {problem}" if problem else "made"
+        reason = f"made again, since it {problem}" if problem else "made"
         return f"{VENV} {reason}, Python {dotted(sys.version_info[:2])}"
 
     def problem_of_environment(self) -> str:
@@ -300,7 +300,7 @@ class SetUp:
         return child.returncode, LOG.read_bytes()[begin:].decode(errors="replace")
 
     def heed_stop(self) -> None:
-        """Stop if a signal came, or if the parent that wanted this set-up is gone."""
+        """Stop if a signal came, or if the parent process has ended."""
         if self.received:
             name = signal.Signals(self.received[0]).name
             raise StoppedError("Ctrl-C" if name == "SIGINT" else name)
@@ -484,7 +484,7 @@ def dotted(version: tuple[int, ...]) -> str:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print at once; a reader who has gone away does not stop the set-up."""
+    """Print at once; a reader that has ended does not stop the set-up."""
     with contextlib.suppress(OSError):
         print(text, end=end, flush=True)
 

@@ -172,7 +172,7 @@ def sleeps(run: Run) -> None:
 
 
 def is_stubborn(run: Run) -> None:
-    """Do not listen to signals, and start somebody else who does not."""
+    """Ignore signals, and start another process that ignores them."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     start_another(run)

@@ -129,7 +129,7 @@ TenAtOnce = Callable[[str, str], tuple[int, str]]
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Make the folder through which test and flows talk."""
-    folder = tmp_path / "told"
+    folder = tmp_path / "reports"
     folder.mkdir()
     return folder
 
@@ -241,7 +241,7 @@ def wait_until(condition: Callable[[], bool], otherwise: str) -> None:
 
 
 def at_once(*calls: Callable[[], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Make all calls at the same moment, each on a thread; return what they return."""
+    """Make all calls at the same moment, each on a thread; return their results."""
     barrier = threading.Barrier(len(calls), timeout=SECONDS)
     results: list[dict[str, Any]] = []
 

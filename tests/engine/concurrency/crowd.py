@@ -21,7 +21,7 @@ TEN = 10
 
 
 def prepare(what: str, ini_file: str) -> Callable[[], object]:
-    """Load what it takes, without a connection; return what is left to do."""
+    """Import and prepare everything, without a connection; return the remaining step."""
     if what in {"migrate", "prune"}:
         return lambda: heartbeat_command([what, "-c", ini_file], standalone_mode=False)
     heartbeat = get_app(ini_file).registry["heartbeat"]
@@ -44,15 +44,15 @@ def main(what: str, ini_file: str) -> int:
                 os.write(tell_ready, b".")
                 os.read(start, 1)  # ends when the parent closes its side
                 act()
-            except BaseException:  # noqa: BLE001 - told by the exit code, whatever it is
+            except BaseException:  # noqa: BLE001 - the exit code reports any error
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
         children.append(child)
     os.close(tell_ready)
-    told = 0
-    while told < TEN and (dots := os.read(ready, TEN)):
-        told += len(dots)
+    arrived = 0
+    while arrived < TEN and (dots := os.read(ready, TEN)):
+        arrived += len(dots)
     os.close(tell_start)
     return sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0 for child in children)
 

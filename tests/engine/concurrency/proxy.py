@@ -1,7 +1,7 @@
 """A TCP proxy in front of a database server. It can go silent, be slow, or lose an answer.
 
-Silent means: nothing is forwarded any more, nothing is closed, and nobody is told. To both ends it
-looks like a cable that was cut.
+Silent means: nothing is forwarded any more, nothing is closed, and no error is reported. To both
+ends it looks like a cable that was cut.
 """
 
 import re
@@ -21,17 +21,17 @@ END = re.compile(rb"\b(?:COMMIT|ROLLBACK)\b(?! TO)")
 class Fault(Enum):
     """What happens to a connection at the moment that a trap is set for."""
 
-    SILENT = auto()  # what was just sent does not arrive, nor does anything later
-    LOSE_ANSWER = auto()  # what was just sent arrives, then the connection is reset
-    LOSE_ANSWER_SILENTLY = auto()  # what was just sent arrives, and no answer comes back
-    DELAY = auto()  # what was just sent arrives late
+    SILENT = auto()  # the data just sent does not arrive, nor does anything later
+    LOSE_ANSWER = auto()  # the data just sent arrives, then the connection is reset
+    LOSE_ANSWER_SILENTLY = auto()  # the data just sent arrives, and no answer comes back
+    DELAY = auto()  # the data just sent arrives late
 
 
 @dataclass
 class Trap:
     """Waits for a commit (or `at`) of a transaction that has sent `after`, on any connection.
 
-    It lets so many of them pass as `skips` says, and catches so many as `times` says.
+    It passes on the first `skips` of them, and catches the next `times`.
     """
 
     after: bytes
@@ -43,7 +43,7 @@ class Trap:
     sprung: threading.Event = field(default_factory=threading.Event)
 
     def catches(self, sent: bytes, chunk: bytes) -> bool:
-        """Tell whether this is the moment, and count it."""
+        """Return whether this is the moment, and count it."""
         if not (self.times and re.search(self.at, chunk) and re.search(self.after, sent)):
             return False
         if self.skips:
@@ -54,7 +54,7 @@ class Trap:
 
 
 class Proxy:
-    """Forwards from a port of its own to a server, except for the faults that it is told.
+    """Forwards from a port of its own to a server, except for the faults that are set.
 
     silent: nothing is forwarded, on old connections or new ones. delay: answers come so many
     seconds late.
@@ -163,7 +163,7 @@ class _Connection:
                     return
 
     def request(self, chunk: bytes) -> bytes | None:
-        """Return what is to be forwarded of what the client sent."""
+        """Return the part of the client's data to forward."""
         self.sent += chunk
         trap = self.proxy.sprung(self.sent, chunk)
         if END.search(chunk):
@@ -180,7 +180,7 @@ class _Connection:
         return None if trap.fault is Fault.SILENT else chunk
 
     def answer(self, chunk: bytes) -> bytes | None:
-        """Return what is to be forwarded of what the server answered."""
+        """Return the part of the server's answer to forward."""
         if self.loses is None:
             time.sleep(self.proxy.delay)
             return chunk

@@ -1,7 +1,7 @@
 """The application that the tests here serve in processes of their own: the engine, and flows.
 
-What a test wants to know of a flow it learns from rows and files; what it wants to tell it, it
-tells by files in the folder that the setting `test.folder` names.
+Tests and flows communicate through rows, and through files in the folder of the setting
+`test.folder`.
 """
 
 import logging
@@ -52,22 +52,22 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def hold(folder: Path) -> Callable[[Run], None]:
-    """Make a flow that writes, says that it is inside, and waits until it is let go."""
+    """Make a flow that writes, reports that it has begun, and waits until it is released."""
 
     def work(run: Run) -> None:
         write(run)
         (folder / "inside").touch()
-        wait_for((folder / "let go").exists)
+        wait_for((folder / "released").exists)
 
     return work
 
 
 def write_last(folder: Path) -> Callable[[Run], None]:
-    """Make a flow that says that it is inside, waits until it is let go, and writes only then."""
+    """Make a flow that reports that it has begun, waits until it is released, and then writes."""
 
     def work(run: Run) -> None:
         (folder / "inside").touch()
-        wait_for((folder / "let go").exists)
+        wait_for((folder / "released").exists)
         write(run)
 
     return work
@@ -96,7 +96,7 @@ def write_behind(folder: Path) -> Callable[[Run], None]:
 
 
 def fail_last(folder: Path) -> Callable[[Run], None]:
-    """Make a flow that writes, says that it is inside, waits until it is let go, and fails.
+    """Make a flow that writes, reports that it has begun, waits until it is released, and fails.
 
     From then on it needs no database, so that its own error is the first one.
     """

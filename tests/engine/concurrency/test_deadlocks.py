@@ -1,4 +1,4 @@
-"""Two who lock the same rows in opposite order: bookkeeping is done again, a flow never is.
+"""Two sessions that lock the same rows in opposite order: bookkeeping is retried, a flow never is.
 
 The engine's own lock order is kept by all; here somebody else, such as a person at a console, does
 not. On databases that lock rows one by one.
@@ -45,7 +45,7 @@ WAITING = {
 
 
 class Other:
-    """Somebody who locks two rows in the order that is not the engine's, or a flow's."""
+    """A session that locks two rows in the opposite order of the engine's, or a flow's."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -60,7 +60,7 @@ class Other:
         self.session.execute(row.with_for_update())
 
     def ask_for(self, row: Any) -> None:
-        """Wait for a row that its holder will not let go; then let go of all."""
+        """Wait for a row that its holder does not release; then release all."""
 
         def wait() -> None:
             self.session.execute(row.with_for_update())
@@ -71,7 +71,7 @@ class Other:
         with self.engine.connect() as connection:
             wait_until(lambda: self._is_waiting(connection), "nobody waits for the row")
             if DATABASE == "postgresql":
-                # Who has waited so long looks for a deadlock, once; who waits then is ended.
+                # A session that has waited this long looks for a deadlock once, and is then ended.
                 timeout = "SELECT setting FROM pg_settings WHERE name = 'deadlock_timeout'"
                 time.sleep(int(connection.execute(text(timeout)).scalar_one()) / 1_000 + 0.5)
 
@@ -86,7 +86,7 @@ class Other:
                 self.thread = threading.Thread(target=self._ask_who_waits)
                 self.thread.start()
             elif self.errors and self.thread:
-                self.thread.join(SECONDS)  # so that the second try meets nobody
+                self.thread.join(SECONDS)  # so that the retry meets no lock
 
         def failed(context: ExceptionContext) -> None:
             self.errors.append(str(context.original_exception).lower())

@@ -1,4 +1,4 @@
-"""What a lease is worth: it holds while a process lives, and no longer. Real processes."""
+"""A lease is valid while its process lives, and no longer: real processes."""
 
 import time
 from pathlib import Path
@@ -45,7 +45,7 @@ def beat_until_reaped(server: Server, dbsession: Session) -> None:
 
     def reaped() -> bool:
         server.beat()
-        time.sleep(0.1)  # a beat is no light thing
+        time.sleep(0.1)  # a beat is not cheap
         return all_runs(dbsession)[0].ended_at is not None
 
     wait_until(reaped, "the run was never reaped")
@@ -77,7 +77,7 @@ def stop_without_locks(server: Server, dbsession: Session) -> None:
 
 
 def ended(dbsession: Session, count: int = 1) -> bool:
-    """Tell whether so many runs have ended."""
+    """Return whether so many runs have ended."""
     return sum(run.ended_at is not None for run in all_runs(dbsession)) == count
 
 
@@ -97,7 +97,7 @@ def test_a_run_that_takes_longer_than_its_lease_is_kept(
         return (run.lease_expires_at - run.started_at).total_seconds() > 2 * LEASE + 1
 
     wait_until(renewed_twice, "the lease was never renewed")
-    (folder / "let go").touch()
+    (folder / "released").touch()
     wait_until(lambda: ended(dbsession), "the run never ended")
 
     [run] = all_runs(dbsession)
@@ -108,7 +108,7 @@ def test_a_run_that_takes_longer_than_its_lease_is_kept(
 def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
-    # On SQLite a flow that has written holds the only write lock: nobody could reap it.
+    # On SQLite a flow that has written holds the only write lock: no process could reap it.
     busy, other = serve("write last" if DATABASE == "sqlite" else "hold", BUSY, OTHER)
     begin(busy, folder)
     (folder / "inside").unlink()
@@ -117,7 +117,7 @@ def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(
     beat_until_reaped(other, dbsession)
     lost = all_runs(dbsession)[0]
     assert (lost.status, lost.error_type) == ("failed", "LeaseExpired")
-    (folder / "let go").touch()
+    (folder / "released").touch()
     busy.go_on()
     wait_until(lambda: "is no longer ours" in busy.log(), "the process never went on")
 
@@ -132,7 +132,7 @@ def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(
 
 if DATABASE == "sqlite":  # the others lock no more than the rows that a flow has written
 
-    def test_on_sqlite_nobody_reaps_a_stopped_process_that_holds_the_write_lock(
+    def test_on_sqlite_no_beat_reaps_a_stopped_process_that_holds_the_write_lock(
         serve: Serve, dbsession: Session, folder: Path
     ) -> None:
         busy, other = serve("hold", BUSY, OTHER)
@@ -141,7 +141,7 @@ if DATABASE == "sqlite":  # the others lock no more than the rows that a flow ha
         busy.stop()
         time.sleep(LEASE + 2)  # how long it stands still is what this is about
         assert other.beat()["runs_reaped"] == 0
-        (folder / "let go").touch()
+        (folder / "released").touch()
         busy.go_on()
         wait_until(lambda: ended(dbsession), "the run never ended")
 
@@ -150,13 +150,13 @@ if DATABASE == "sqlite":  # the others lock no more than the rows that a flow ha
         assert first.scheduled_for in written(dbsession)
 
 
-def test_a_lost_slot_is_due_again_where_its_flow_says_so(
+def test_a_lost_slot_is_due_again_where_its_flow_declares_it(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
     doomed, other = serve("retry", BUSY, OTHER)
     begin(doomed, folder)
     doomed.kill()
-    (folder / "let go").touch()
+    (folder / "released").touch()
     beat_until_reaped(other, dbsession)
     wait_until(lambda: ended(dbsession, 2), "the next attempt never ended")
 

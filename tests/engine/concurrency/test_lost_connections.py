@@ -1,4 +1,4 @@
-"""The server ends all connections, at any moment: what was claimed ends, and the next beat goes on.
+"""The server ends all connections, at any moment: claimed runs end, and the next beat goes on.
 
 SQLite has no connection that could be lost.
 """
@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from data_flows.heartbeat import Run
-from data_flows.heartbeat.db import ENDING, backend, is_unavailable, limit_transaction
+from data_flows.heartbeat.db import backend, is_unavailable, limit_transaction
+from data_flows.heartbeat.db.limits import ENDING
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 
 from ..conftest import TOKEN, FakeClock, MakeApp, heartbeat_of
@@ -40,7 +41,7 @@ EVERY = LEASE = 300
 
 
 class Scissors:
-    """Cuts all connections to the tests' database: when told, or when an engine is at a step."""
+    """Closes all connections to the tests' database: on a call, or at a step of an engine."""
 
     def __init__(self, owner: Engine) -> None:
         self.owner = owner
@@ -76,7 +77,7 @@ class Scissors:
         event.listen(engine, "commit", self.step)
 
     def after_each_commit(self, engine: Engine) -> None:
-        """Count these: what is committed there is kept, but who committed is never told."""
+        """Count these: the commits take effect, but their answers are lost."""
         commit = engine.dialect.do_commit
 
         def commit_and_cut(connection: Any) -> None:
@@ -154,7 +155,7 @@ def test_whenever_connections_are_lost_the_run_ends_and_the_next_beat_goes_on(
     for number in range(1, steps + 1):
         scissors.steps, scissors.cut_at = 0, number
         clock.advance(EVERY)
-        # Either the beat went on, or its caller is told that the database is the cause.
+        # Either the beat went on, or its reply names the database as the cause.
         assert beat(app).status_code in {200, 503}, f"at the cut at {number}"
         scissors.cut_at = None
         clock.advance(LEASE)
@@ -179,7 +180,7 @@ def test_a_flow_whose_connection_is_lost_is_failed_even_if_it_never_notices(
     assert run.error_type in {"OperationalError", "InterfaceError"}
 
 
-def test_connections_that_were_lost_while_nobody_used_them_cost_nothing(
+def test_connections_that_were_lost_while_idle_cost_nothing(
     make_app: MakeApp,
     clock: FakeClock,
     scissors: Scissors,
@@ -198,7 +199,7 @@ def test_connections_that_were_lost_while_nobody_used_them_cost_nothing(
     assert len(check_that_all_is_recorded(dbsession)) == 3
 
 
-def test_a_transaction_that_cannot_begin_tells_that_the_database_is_lost(
+def test_a_transaction_that_cannot_begin_reports_a_lost_database(
     make_app: MakeApp, scissors: Scissors
 ) -> None:
     with heartbeat_of(make_app(write)).engine.connect() as connection:

@@ -26,7 +26,7 @@ LEASE = 3
 
 
 def rows(dbsession: Session, *columns: Any) -> list[tuple[Any, ...]]:
-    """Select columns anew, oldest row first, in a transaction of its own."""
+    """Select columns in a new transaction, oldest row first."""
     dbsession.rollback()
     found = [tuple(row) for row in dbsession.execute(select(*columns).order_by(columns[0]))]
     dbsession.rollback()
@@ -34,7 +34,7 @@ def rows(dbsession: Session, *columns: Any) -> list[tuple[Any, ...]]:
 
 
 def complaints(servers: list[Server]) -> list[str]:
-    """Return the lines in which a server tells of an error.
+    """Return the lines of a server's log that report an error.
 
     Who registers second is refused the name, on purpose: that line does not count.
     """
@@ -55,7 +55,7 @@ def test_simultaneous_beats_of_two_processes_run_each_slot_once(
         assert sum(reply["flows_triggered"] for reply in replies) == MANY
         assert sum(reply["flows_succeeded"] for reply in replies) == MANY
         assert len(rows(dbsession, WRITTEN.c.id)) == round_number * MANY
-        # All at once, at a slot that nobody had yet.
+        # All at once, at a slot without a run.
         dbsession.execute(update(DataFlow).values(next_run_at=Clock().now()))
         dbsession.commit()
 
@@ -78,12 +78,12 @@ def test_a_killed_process_leaves_no_writes_and_its_run_is_reaped(
 
     assert rows(dbsession, DataFlowRun.status) == [("in_progress",)]
     assert rows(dbsession, WRITTEN.c.id) == []
-    (folder / "let go").touch()
+    (folder / "released").touch()
     replies: list[dict[str, Any]] = []
 
     def both_done() -> bool:
         replies.append(other.beat())
-        time.sleep(0.1)  # a beat is no light thing
+        time.sleep(0.1)  # a beat is not cheap
         return len(rows(dbsession, DataFlowRun.id)) > 1
 
     wait_until(both_done, "the flow was never due again")
@@ -117,7 +117,7 @@ def test_flows_that_read_wait_and_write_at_once_all_succeed(
     assert complaints(servers) == []
 
 
-def test_a_flow_that_holds_the_write_lock_for_twice_the_lease_gets_nobody_reaped(
+def test_a_flow_that_holds_the_write_lock_for_twice_the_lease_gets_no_run_reaped(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
     lease = {"heartbeat.lease": f"{LEASE}s"}
@@ -128,12 +128,12 @@ def test_a_flow_that_holds_the_write_lock_for_twice_the_lease_gets_nobody_reaped
         call.start()
     wait_until((folder / "inside").exists, "the flow never wrote")
 
-    # On SQLite nobody can write now, a renewal neither. On the others nobody waits.
+    # On SQLite nothing can be written now, not even a renewal. On the others nothing waits.
     until = time.monotonic() + 2 * LEASE + 1  # that it takes so long is what this is about
     while time.monotonic() < until:
         replies.append(other.beat())
         time.sleep(0.1)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     for call in calls:
         call.join(SECONDS)
     wait_until(
@@ -161,7 +161,7 @@ def test_ten_processes_that_beat_at_once_run_each_flow_and_reap_each_lost_run_on
     dbsession.commit()
 
     def all_reaped() -> bool:
-        # What somebody else had locked at that moment is left to the next beat.
+        # Rows that were locked at that moment are left to the next beat.
         failed, output = ten_at_once("beat", database_url)
         assert failed == 0, output
         return ("in_progress",) not in rows(dbsession, DataFlowRun.status)

@@ -48,9 +48,9 @@ def test_ten_processes_that_prune_at_once_leave_what_one_would(
     assert sorted(left.values()) == [KEPT] * FLOWS * 2
     assert {*rows(dbsession, DataFlowRun.worker)} == {("kept",)}
     assert rows(dbsession, DataFlowBeat.id) == []
-    told = [line.split() for line in output.splitlines() if line.startswith("removed ")]
-    assert sum(int(words[1]) for words in told) == FLOWS * (OLD - 2 * KEPT)
-    assert sum(int(words[4]) for words in told) == 2 * OLD
+    lines = [line.split() for line in output.splitlines() if line.startswith("removed ")]
+    assert sum(int(words[1]) for words in lines) == FLOWS * (OLD - 2 * KEPT)
+    assert sum(int(words[4]) for words in lines) == 2 * OLD
 
 
 def test_beats_of_two_processes_prune_while_they_run_flows(
@@ -74,5 +74,5 @@ def test_beats_of_two_processes_prune_while_they_run_flows(
     assert {reply["flows_failed"] for reply in replies} == {0}
     # Of the successes, new ones have taken the place of some.
     assert rows(dbsession, DataFlowRun.status).count(("failed",)) == FLOWS * KEPT
-    # What who must not wait for SQLite's lock is told, and takes for an answer.
+    # The answer to a caller that must not wait for SQLite's lock.
     assert [line for line in complaints(servers) if "database is locked" not in line] == []

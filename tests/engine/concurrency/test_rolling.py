@@ -1,4 +1,4 @@
-"""Two versions of an application at once: what a failure is followed by, whoever records it."""
+"""Two versions of an application at once: what follows a failure, whichever of them records it."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ def start_both(serve: Serve, knows: str, *, first: bool) -> tuple[Server, Server
     return knowing, other
 
 
-def told(server: Server, *words: str) -> str:
-    """Return what a command says in the place of a server."""
+def output_of(server: Server, *words: str) -> str:
+    """Return the output of a command with the settings of a server."""
     result = CliRunner().invoke(main, [*words, "-c", str(server.log_file.with_suffix(".ini"))])
     return result.output
 
@@ -47,14 +47,14 @@ def test_a_lost_slot_is_due_again_though_the_process_that_reaps_it_lacks_the_han
     lost, again = all_runs(dbsession)
     assert (lost.status, lost.error_type) == ("failed", "LeaseExpired")
     assert (again.status, again.trigger, again.attempt) == ("pending", "retry", 2)
-    assert "is not registered" in told(other, "why", "retry")
-    assert f"Run {again.id} is pending: the next beat starts it" in told(doomed, "why", "retry")
+    assert "is not registered" in output_of(other, "why", "retry")
+    assert f"Run {again.id} is pending: the next beat" in output_of(doomed, "why", "retry")
 
     # A process that lacks the handler leaves the attempt to one that has it.
     other.beat()
     assert all_runs(dbsession)[1].status == "pending"
     [restarted] = serve("retry last", OTHER)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     restarted.beat()
     wait_until(lambda: ended(dbsession, 2), "the next attempt never ended")
 
@@ -73,6 +73,6 @@ def test_a_flow_is_paused_though_the_process_that_reaps_its_run_lacks_the_handle
     flow = flow_of(dbsession, "pausing")
     assert (flow.enabled, flow.failures_in_a_row) == (False, 1)
     assert "paused after 1 failures in a row" in (flow.disabled_reason or "")
-    assert "It is disabled: paused after 1 failures" in told(doomed, "why", "pausing")
+    assert "It is disabled: paused after 1 failures" in output_of(doomed, "why", "pausing")
     runs = dbsession.scalars(select(DataFlowRun.status)).all()
     assert list(runs) == ["failed"]

@@ -1,4 +1,4 @@
-"""The network to the database goes silent at the worst moments: nobody waits for it for ever."""
+"""The network to the database goes silent at the worst moments: no wait is without a limit."""
 
 import re
 from collections.abc import Iterator
@@ -78,7 +78,7 @@ def test_after_a_claim_that_is_never_answered_its_process_goes_on(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     [cut_off] = serve("two", through)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(CLAIM, Fault.SILENT)
 
     assert cut_off.beat()["status"] == 202
@@ -94,7 +94,7 @@ def test_after_a_claim_that_is_never_answered_another_process_claims(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     cut_off, other = serve("two", through, NEVER_SCHEDULED)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(CLAIM, Fault.SILENT)
     assert cut_off.beat()["status"] == 202
     assert trap.sprung.wait(SECONDS)
@@ -106,11 +106,11 @@ def test_after_a_claim_that_is_never_answered_another_process_claims(
     assert written(dbsession) == ["write last 0", "write last 1"]
 
 
-def test_a_finish_that_is_never_answered_fails_its_run_and_holds_nobody(
+def test_a_finish_that_is_never_answered_fails_its_run_and_blocks_no_other(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     cut_off, other = serve("write last", through | {"heartbeat.lease": "8s"}, NEVER_SCHEDULED)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(FINISH, Fault.SILENT)
     cut_off.beat()
     assert trap.sprung.wait(SECONDS)
@@ -128,7 +128,7 @@ def test_a_run_is_reaped_whose_process_went_silent_at_its_finish(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     cut_off, other = serve("write last", through | {"heartbeat.lease": "8s"}, NEVER_SCHEDULED)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(FINISH, Fault.SILENT)
     cut_off.beat()
     assert trap.sprung.wait(SECONDS)
@@ -159,7 +159,7 @@ def test_after_a_renewal_that_is_never_answered_the_lease_is_renewed_on(
         return bool(lease_ends and (lease_ends - first).total_seconds() > 6)
 
     wait_until(renewed_twice, "the lease was not renewed any more")
-    (folder / "let go").touch()
+    (folder / "released").touch()
     wait_until(lambda: statuses(dbsession) == ["success"], "the run did not end")
 
     assert sum(reaped) == 0
@@ -177,7 +177,7 @@ def test_runs_whose_claim_was_committed_without_an_answer_are_executed_before_th
     fault: Fault,
 ) -> None:
     [cut_off] = serve("two", through)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(CLAIM, fault)
     cut_off.beat()
     assert trap.sprung.wait(SECONDS)
@@ -192,7 +192,7 @@ def test_a_run_now_that_was_committed_without_an_answer_is_executed_once(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     [cut_off] = serve("write last", through)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     cut_off.beat()
     wait_until(lambda: statuses(dbsession) == ["success"], "the run did not end")
     trap = proxy.trap(CLAIM, Fault.LOSE_ANSWER)
@@ -216,7 +216,7 @@ def test_a_success_that_was_committed_without_an_answer_stays_one(
     fault: Fault,
 ) -> None:
     [cut_off] = serve("write last", through | {"heartbeat.wait": "50s"})
-    (folder / "let go").touch()
+    (folder / "released").touch()
     trap = proxy.trap(FINISH, fault)
 
     reply = cut_off.beat()
@@ -234,7 +234,7 @@ def test_a_failure_that_could_not_be_recorded_at_once_is_recorded_later(
     cut_off.beat()
     wait_until((folder / "inside").exists, "the flow never began")
     proxy.silent = True
-    (folder / "let go").touch()
+    (folder / "released").touch()
     wait_until(lambda: "could not be recorded" in cut_off.log(), "nothing was tried")
     proxy.silent = False
 
@@ -250,7 +250,7 @@ def test_a_network_that_is_silent_for_a_while_stops_nothing_for_good(
     serve: Serve, proxy: Proxy, through: dict[str, str], dbsession: Session, folder: Path
 ) -> None:
     [cut_off] = serve("two", through)
-    (folder / "let go").touch()
+    (folder / "released").touch()
     proxy.silent = True
     assert cut_off.beat()["status"] in {202, 503}
     assert cut_off.operate("GET", "/flows")["status"] == 503

@@ -93,8 +93,8 @@ def test_a_connection_that_goes_silent_at_any_step_of_its_set_up_is_given_up(
     hanging = [number for number, attempt in enumerate(attempts) if not attempt.has_ended()]
     assert hanging == []
     assert all(attempt.trap.sprung.is_set() for attempt in attempts)
-    told = [reason(attempt.error) if attempt.error else "no error" for attempt in attempts]
-    assert [each for each in told if "not answered" not in each and "timeout" not in each] == []
+    reasons = [reason(attempt.error) if attempt.error else "no error" for attempt in attempts]
+    assert [each for each in reasons if "not answered" not in each and "timeout" not in each] == []
 
 
 def test_a_process_goes_on_whose_first_connection_was_never_set_up(
@@ -127,7 +127,7 @@ if DATABASE == "postgresql":  # elsewhere the first statement begins it
         server.beat()
         wait_until((folder / "inside").exists, "the flow never began")
         trap = proxy.trap(b"", Fault.SILENT, at=BEGIN)
-        (folder / "let go").touch()
+        (folder / "released").touch()
 
         def failed() -> bool:
             dbsession.rollback()

@@ -1,4 +1,4 @@
-"""What a process does that is told to stop: real servers, real signals."""
+"""A process that is stopped: real servers, real signals."""
 
 import signal
 import threading
@@ -44,7 +44,7 @@ def begin_to_stop(server: Server, number: signal.Signals = signal.SIGTERM) -> No
 
 
 def runs(dbsession: Session) -> list[DataFlowRun]:
-    """Read all runs anew, oldest first."""
+    """Read all runs in a new transaction, oldest first."""
     dbsession.rollback()
     found = list(dbsession.scalars(select(DataFlowRun).order_by(DataFlowRun.id)))
     dbsession.rollback()
@@ -76,7 +76,7 @@ def test_a_run_ends_in_its_grace_and_its_beat_is_answered(
     with beating(server) as replies:
         wait_until((folder / "inside").exists, "the flow never began")
         begin_to_stop(server, number)
-        (folder / "let go").touch()
+        (folder / "released").touch()
 
     assert server.process.wait(20 + AFTERWARDS) == 0
     [reply] = replies
@@ -89,7 +89,7 @@ def test_a_beat_that_waits_for_a_slot_ends_with_its_process(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
     [server] = serve("write last", {"heartbeat.wait": "60s"})
-    (folder / "let go").touch()
+    (folder / "released").touch()
     assert server.beat()["flows_succeeded"] == 1
     slot = datetime.now(UTC) + timedelta(seconds=29)
     dbsession.execute(update(DataFlow).values(next_run_at=slot))
@@ -120,7 +120,7 @@ def test_nothing_is_claimed_while_the_process_stops(
         wait_until((folder / "inside").exists, "the flow never began")
         begin_to_stop(server)
         meanwhile = server.beat()
-        (folder / "let go").touch()
+        (folder / "released").touch()
 
     assert server.process.wait(20 + AFTERWARDS) == 0
     assert meanwhile["status"] == 200
@@ -152,7 +152,7 @@ def test_a_run_that_does_not_end_is_interrupted(
     assert (folder / "at exit").exists()
 
 
-def test_what_is_interrupted_is_run_again_where_the_flow_says_so(
+def test_an_interrupted_run_is_retried_where_the_flow_declares_it(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
     [server] = serve("retry last", {**GRACE, "heartbeat.wait": "0s"})
@@ -165,7 +165,7 @@ def test_what_is_interrupted_is_run_again_where_the_flow_says_so(
     assert (second.status, second.trigger, second.attempt) == ("pending", "retry", 2)
     assert second.scheduled_for == first.scheduled_for
 
-    (folder / "let go").touch()
+    (folder / "released").touch()
     [following] = serve("retry last", {})
     reply = following.beat()
 
@@ -177,7 +177,7 @@ def test_what_is_interrupted_is_run_again_where_the_flow_says_so(
 def test_a_run_that_has_written_leaves_nothing(
     serve: Serve, dbsession: Session, folder: Path
 ) -> None:
-    """On SQLite it holds the only write lock, so that nobody can mark it: its lease does."""
+    """On SQLite it holds the only write lock, so that its end cannot be recorded: it is reaped."""
     lease = {"heartbeat.lease": "3s"}
     [server] = serve("hold", {**GRACE, **lease})
 
@@ -194,7 +194,7 @@ def test_a_run_that_has_written_leaves_nothing(
         assert (run.status, run.error_type) == ("failed", "Interrupted")
         return
     assert run.status == "in_progress"
-    (folder / "let go").touch()
+    (folder / "released").touch()
     [following] = serve("hold", lease)
     wait_until(lambda: following.beat()["runs_reaped"] == 1, "the run was never reaped")
     assert runs(dbsession)[0].error_type == "LeaseExpired"

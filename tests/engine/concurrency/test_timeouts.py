@@ -95,7 +95,7 @@ def elsewhere(database_url: str) -> Iterator[Engine]:
 
 
 def written(dbsession: Session) -> list[str]:
-    """Return who wrote what is committed."""
+    """Return the writers of the committed rows."""
     dbsession.rollback()
     found = list(dbsession.scalars(select(Note.mark).order_by(Note.id)))
     dbsession.rollback()  # the table is dropped before the session ends
@@ -103,7 +103,7 @@ def written(dbsession: Session) -> list[str]:
 
 
 def is_locked(engine: Engine) -> bool:
-    """Tell whether somebody holds the row that all flows change."""
+    """Return whether the row that all flows change is locked."""
     row = select(Note.id).where(Note.mark == "shared").with_for_update(nowait=True)
     try:
         with engine.begin() as connection:
@@ -129,7 +129,7 @@ def statements(engine: Engine) -> int:
 
 
 def is_alive(process: int) -> bool:
-    """Tell whether a process has not ended; one that nobody has asked after yet has."""
+    """Return whether a process has not ended; a zombie has."""
     status = Path(f"/proc/{process}/stat")
     try:
         os.kill(process, 0)
@@ -140,9 +140,9 @@ def is_alive(process: int) -> bool:
         return not Path("/proc").exists()
 
 
-def told(folder: Path, name: str) -> int:
-    """Wait until a flow has told a process; return its id."""
-    wait_until((folder / name).exists, f"no flow told of its {name}")
+def process_of(folder: Path, name: str) -> int:
+    """Wait until a flow has written the id of a process; return it."""
+    wait_until((folder / name).exists, f"no flow has written its {name}")
     return int((folder / name).read_text())
 
 
@@ -330,7 +330,7 @@ def test_a_flow_that_never_ends_is_ended_with_all_that_it_holds(
     beat = threading.Thread(target=lambda: replies.append(post(app).json))
 
     beat.start()
-    processes = [told(tmp_path, name) for name in ("process", "grandchild")]
+    processes = [process_of(tmp_path, name) for name in ("process", "grandchild")]
     assert is_locked(elsewhere)
     assert all(map(is_alive, processes))
     beat.join(SECONDS)
@@ -376,8 +376,8 @@ def test_a_flow_that_listens_to_no_signal_is_ended_with_what_it_started(
     [row] = run(apart.is_stubborn, timeout=SHORT)
 
     assert row.error_type == "FlowTimeout"
-    assert not is_alive(told(tmp_path, "process"))
-    assert not is_alive(told(tmp_path, "grandchild"))
+    assert not is_alive(process_of(tmp_path, "process"))
+    assert not is_alive(process_of(tmp_path, "grandchild"))
 
 
 @pytest.mark.slow
@@ -387,7 +387,7 @@ def test_a_flow_that_holds_the_interpreter_is_ended(
     [row] = run(apart.holds_the_interpreter, timeout=SHORT)
 
     assert row.error_type == "FlowTimeout"
-    assert not is_alive(told(tmp_path, "process"))
+    assert not is_alive(process_of(tmp_path, "process"))
 
 
 @pytest.mark.slow
@@ -397,7 +397,7 @@ def test_a_server_that_exits_takes_its_children_along_and_leaves_their_runs_to_b
     app = start(apart.sleeps)
     beat = threading.Thread(target=lambda: post(app))
     beat.start()
-    processes = [told(tmp_path, name) for name in ("process", "grandchild")]
+    processes = [process_of(tmp_path, name) for name in ("process", "grandchild")]
 
     for end in heartbeat_of(app).at_exit:
         end()
@@ -415,7 +415,7 @@ def test_what_a_server_has_started_ends_when_the_server_is_killed(
     del shared  # the row must be there
     [server] = serve(f"{apart.__name__}:served", NO_WAIT)
     assert server.beat()["status"] == 202
-    processes = [told(folder, name) for name in ("process", "grandchild")]
+    processes = [process_of(folder, name) for name in ("process", "grandchild")]
     assert is_locked(elsewhere)
 
     server.kill()
@@ -431,7 +431,7 @@ def test_a_process_that_cannot_notice_its_servers_end_ends_soon_after_its_time(
 ) -> None:
     [server] = serve(f"{apart.__name__}:served_for_long", NO_WAIT)
     assert server.beat()["status"] == 202
-    process = told(folder, "process")
+    process = process_of(folder, "process")
 
     server.kill()
 
@@ -447,7 +447,7 @@ def test_a_process_that_cannot_notice_its_servers_end_ends_soon_after_its_time(
     ("function", "how"),
     [(apart.exits, "with exit code 3"), (apart.crashes, "by signal 9")],
 )
-def test_a_process_that_dies_fails_its_run_and_says_how(
+def test_a_process_that_dies_fails_its_run_with_the_reason(
     run: Callable[..., list[DataFlowRun]], dbsession: Session, function: Handler, how: str
 ) -> None:
     [row] = run(function)
@@ -459,7 +459,7 @@ def test_a_process_that_dies_fails_its_run_and_says_how(
 
 
 @pytest.mark.slow
-def test_a_run_that_was_lost_with_its_process_is_due_again_where_its_flow_says_so(
+def test_a_run_that_was_lost_with_its_process_is_due_again_where_its_flow_declares_it(
     run: Callable[..., list[DataFlowRun]], dbsession: Session
 ) -> None:
     lost, again = run(apart.exits, on_lost="retry")
@@ -478,7 +478,7 @@ def test_a_process_that_dies_is_noticed_although_a_copy_of_it_lives(
     [row] = run(apart.leaves_a_fork)
 
     assert row.error_type == "FlowProcessDied"
-    assert not is_alive(told(tmp_path, "grandchild"))
+    assert not is_alive(process_of(tmp_path, "grandchild"))
 
 
 @pytest.mark.slow
@@ -496,7 +496,7 @@ def test_a_process_that_dies_when_it_has_committed_has_succeeded(
 
 
 def inside() -> Handler:
-    """Make a function that nobody finds by its name."""
+    """Make a function that cannot be imported by its name."""
 
     def flow(_run: object) -> None:
         """Be a flow."""
@@ -535,6 +535,6 @@ def test_a_function_that_its_process_could_not_find_is_refused_at_start(
 
 @both_entrances
 @pytest.mark.parametrize("timeout", [0, "", "5 minutes", -1, 1.5, True])
-def test_what_is_no_timeout_is_refused(make_app: MakeApp, timeout: object) -> None:
+def test_an_invalid_timeout_is_refused(make_app: MakeApp, timeout: object) -> None:
     with pytest.raises(DeclarationError, match=r"timeout is .*for example, timeout="):
         make_app((apart.ends, {"timeout": timeout}))

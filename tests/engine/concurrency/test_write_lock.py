@@ -39,7 +39,7 @@ def test_beats_leave_a_handful_of_threads_and_files_behind(
     assert set(replies) == {202}
     assert threads_of(server) - threads < 10
     assert files_of(server) - files < 20
-    (folder / "let go").touch()
+    (folder / "released").touch()
     wait_until(lambda: dbsession.scalars(select(DataFlowRun.status)).first() == "success", "no end")
 
 
@@ -68,7 +68,7 @@ def test_operators_are_answered_503_and_leave_web_threads_for_others(
     # Those that got a place are still waiting for the lock; the others were sent away at once.
     assert 0 < waiting < WEB_THREADS - 1
     assert {each.result() for each in changes} == {503}
-    (folder / "let go").touch()
+    (folder / "released").touch()
     wait_until(
         lambda: server.operate("PATCH", "/flows/hold", every="2s")["status"] == 200, "no end"
     )

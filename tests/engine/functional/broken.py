@@ -13,7 +13,7 @@ from data_flows.heartbeat import Run
 from ..conftest import DATABASE, TOKEN, FakeClock, MakeApp
 from .operated import SECRET, as_operator, count
 
-# By column of data_flows, as SQL: what a beat meets, and disables the flow for.
+# By column of data_flows, SQL of an invalid value for which a beat disables the flow.
 MET_BY_BEATS = {
     "sqlite": {
         "configuration": ["CAST(x'ff' AS TEXT)", "x'fe'", "'{oops'", "'[1]'", "'NaN'"],
@@ -45,7 +45,7 @@ MET_BY_BEATS = {
         "created_at": ["'0000-00-00'"],
     },
 }[DATABASE]
-# What a run writes anew, or what only people look at: a list disables the flow.
+# Columns that a run overwrites, or that are only shown: a list disables the flow.
 MET_BY_LISTS = {
     "sqlite": {
         "description": ["x'ff'", "CAST(x'ff' AS TEXT)"],

@@ -116,7 +116,7 @@ def settle() -> None:
 
 
 class Gate:
-    """Holds flows until a test opens it, and tells the test when one has arrived."""
+    """Blocks flows until a test opens it, and signals when one has arrived."""
 
     def __init__(self) -> None:
         self._arrived = threading.Event()

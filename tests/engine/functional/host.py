@@ -99,7 +99,7 @@ def configure(config: Configurator) -> None:
 
 
 def login(request: Request) -> Response:
-    """Log in as whom the query names; no password is asked for in a test."""
+    """Log in as the user that the query names, without a password."""
     headers = HostPolicy().remember(request, request.GET["user"])
     response = Response("welcome")
     response.headerlist.extend(headers)

@@ -1,4 +1,4 @@
-"""The command `backfill`: a span of the past, window by window, beside what is scheduled."""
+"""The command `backfill`: a span of the past, window by window, beside the schedule."""
 
 import threading
 from collections.abc import Callable
@@ -359,9 +359,7 @@ def test_a_retry_that_no_beat_claims_is_not_waited_for(
     assert "no beat has claimed it: check that the scheduler calls" in result.stderr
 
 
-def test_a_run_whose_process_is_gone_is_not_waited_for(
-    backfill: Backfill, dbsession: Session
-) -> None:
+def test_a_run_of_a_dead_process_is_not_waited_for(backfill: Backfill, dbsession: Session) -> None:
     backfill("2026-01-01", "2026-01-02")
     run = data_flow_run(
         data_flow=flow_of(dbsession), status="in_progress", started_at=DAY, lease_expires_at=DAY

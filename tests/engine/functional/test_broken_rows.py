@@ -22,7 +22,7 @@ REPAIRS: dict[str, dict[str, Any]] = {
 
 
 def is_of_rule(column: str, value: str) -> bool:
-    """Tell whether a rule says what is wrong with a value, when its next slot has come."""
+    """Return whether the rule reports this invalid value, when its next slot has come."""
     return column == "run_interval" or value == "'Mars/Olympus'"
 
 
@@ -82,7 +82,7 @@ def test_a_list_shows_the_flow_as_disabled_and_disables_it(
 
 # Without a name it has no address.
 @pytest.mark.parametrize(("column", "value"), pairs(MET_BY_BEATS, MET_BY_LISTS, without=["name"]))
-def test_an_operator_is_told_which_column_and_can_remove_the_flow(
+def test_an_operator_sees_the_column_and_can_remove_the_flow(
     rig: Rig, column: str, value: str
 ) -> None:
     rig.write(column, value)
@@ -181,7 +181,7 @@ def runs_of_broken(rig: Rig) -> list[dict[str, Any]]:
     return [dict(row) for row in rig.dbsession.execute(text(columns)).mappings()]
 
 
-def test_beats_that_cannot_be_read_stop_nobody(rig: Rig) -> None:
+def test_unreadable_beats_stop_no_flow(rig: Rig) -> None:
     if DATABASE == "mysql":
         rig.dbsession.execute(text("SET SESSION sql_mode = ''"))
     rig.dbsession.execute(text(f"UPDATE data_flow_beats SET received_at = {NO_TIME}"))  # noqa: S608
@@ -192,7 +192,7 @@ def test_beats_that_cannot_be_read_stop_nobody(rig: Rig) -> None:
     assert rig.beat(300)["flows_succeeded"] == 2
 
 
-def test_a_list_waits_for_nobody_to_disable_the_flow(rig: Rig) -> None:
+def test_a_list_waits_for_no_lock_to_disable_the_flow(rig: Rig) -> None:
     rig.write("last_run_at", NO_TIME)
     # Holds the row, and on SQLite the write lock.
     rig.dbsession.execute(update(DataFlow).values(description="held"))
@@ -214,7 +214,7 @@ def test_flows_are_added_and_changed_beside_a_broken_one(rig: Rig) -> None:
     assert [flow["name"] for flow in listed] == ["broken", "count", "new"]
 
 
-def test_what_the_code_declares_anew_is_taken_over_by_the_others(
+def test_the_other_flows_adopt_a_changed_declaration(
     rig: Rig, make_app: MakeApp, clock: FakeClock, dbsession: Session
 ) -> None:
     rig.write("last_slot_at", NO_TIME)

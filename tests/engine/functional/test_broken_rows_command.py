@@ -39,9 +39,9 @@ def test_each_command_goes_on_or_names_the_column(
     assert {*names} == {"broken", "count", "good"}
     assert not rig.stored()[0]
 
-    told = command("why", "broken", flows="good")
-    assert told.exit_code == 0, told.output
-    assert told.output.startswith(f"It is disabled: column {column} is not valid (")
+    result = command("why", "broken", flows="good")
+    assert result.exit_code == 0, result.output
+    assert result.output.startswith(f"It is disabled: column {column} is not valid (")
 
     for arguments in (["beat"], ["flows"], ["runs"], ["runs", "--json"], ["prune"]):
         result = command(*arguments, flows="good")

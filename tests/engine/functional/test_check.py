@@ -1,4 +1,4 @@
-"""`heartbeat check`: what it finds in order, and what it does not."""
+"""`heartbeat check`: findings in order, and problems."""
 
 import shutil
 import sqlite3
@@ -171,7 +171,7 @@ def test_a_checkout_with_other_line_ends_is_unchanged(copy: Path) -> None:
     assert changed_in(copy) == []
 
 
-def test_files_that_are_no_part_of_the_engine_do_not_count(copy: Path) -> None:
+def test_files_outside_the_engine_do_not_count(copy: Path) -> None:
     for name in (
         *(".DS_Store", "views/.DS_Store", "views/._beat.py", "Thumbs.db", "desktop.ini"),
         *("__pycache__/clock.cpython-311.pyc", "views/__pycache__/beat.cpython-313.opt-1.pyc"),
@@ -235,7 +235,7 @@ def test_check_writes_nothing(command: Command, dbsession: Session) -> None:
 
 
 @pytest.mark.usefixtures("somebody_writes")
-def test_check_does_not_wait_for_who_writes(command: Command) -> None:
+def test_check_does_not_wait_for_a_writer(command: Command) -> None:
     result = command("check", flows="good", **{"heartbeat.lease": "3s"})
 
     assert result.exit_code == 0, result.output

@@ -79,7 +79,7 @@ def test_the_reply_does_not_tell_of_the_time_that_chores_took(
     [({"heartbeat.wait": "0s"}, {}), ({}, {"Prefer": "respond-async"})],
     ids=["no time to wait", "asked not to wait"],
 )
-def test_who_does_not_wait_for_runs_does_not_wait_for_chores(
+def test_a_caller_that_does_not_wait_for_runs_does_not_wait_for_chores(
     make_app: MakeApp,
     post: Post,
     gate: Gate,

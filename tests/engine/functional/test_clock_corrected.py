@@ -38,7 +38,7 @@ SCHEDULES = pytest.mark.parametrize("schedule", [CRON, {"every": "1m"}], ids=["c
 
 
 class Flow:
-    """A flow that fails while it is told to, and otherwise does nothing."""
+    """A flow that fails while `fails` is set, and otherwise does nothing."""
 
     __name__ = "flow"
 
@@ -292,7 +292,7 @@ def test_a_row_that_was_broken_by_hand_is_disabled_and_the_others_follow(
 
 
 @pytest.mark.parametrize("back", [AHEAD, HOUR, 29 * MINUTE])
-def test_after_the_clock_was_set_back_cron_repeats_no_slot_and_says_what_it_waits_for(
+def test_after_the_clock_was_set_back_cron_repeats_no_slot_and_why_explains_it(
     make_app: MakeApp, post: Post, clock: FakeClock, dbsession: Session, back: timedelta
 ) -> None:
     app = make_app((Flow(), {**CRON, "cron": "*/10 * * * *"}), **SECRET)
@@ -693,7 +693,7 @@ def test_a_process_that_stood_still_changes_no_run_that_others_went_on_with(
 
 if not IS_SQLITE:  # which locks no rows
 
-    def test_a_flow_that_somebody_holds_is_left_to_a_later_beat(
+    def test_a_locked_flow_is_left_to_a_later_beat(
         make_app: MakeApp, post: Post, clock: FakeClock, dbsession: Session
     ) -> None:
         app = make_app((Flow(), CRON), (count, CRON))
@@ -784,7 +784,7 @@ def test_a_scheduler_that_calls_no_more_is_named_although_it_has_called_ahead(
     assert why(app).startswith("No beat has come for 15 minutes")
 
 
-def test_a_flow_that_nobody_gave_a_time_to_is_due_although_it_was_made_ahead(
+def test_a_flow_without_a_next_time_is_due_although_it_was_made_ahead(
     make_app: MakeApp, post: Post, clock: FakeClock, dbsession: Session
 ) -> None:
     app = make_app((count, {"every": "1d", "start": "next"}), **SECRET)

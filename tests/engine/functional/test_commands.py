@@ -190,7 +190,7 @@ def test_beat_exits_with_1_when_a_run_failed(command: Command) -> None:
     assert "flows_failed" in result.output
 
 
-def test_beat_waits_for_its_runs_whatever_the_setting_says(command: Command) -> None:
+def test_beat_waits_for_its_runs_whatever_the_setting(command: Command) -> None:
     result = command("beat", "--json", flows="good", **{"heartbeat.wait": "0"})
 
     reply = printed(result)

@@ -155,7 +155,7 @@ def test_slots_that_passed_while_it_was_held_are_counted(
     ).all() == [0, 3]
 
 
-def test_a_run_by_hand_waits_for_nobody(make_app: MakeApp, post: Post) -> None:
+def test_a_manual_run_waits_for_no_other_flow(make_app: MakeApp, post: Post) -> None:
     app = make_app((load, {"after": ["extract"]}), (extract, {"start": "next"}))
     post(app)
     heartbeat = heartbeat_of(app)
@@ -180,7 +180,7 @@ def test_each_row_of_a_handler_waits_for_itself(
 
 @both_entrances
 @pytest.mark.parametrize(
-    ("flows", "told"),
+    ("flows", "problem"),
     [
         (
             [(load, {"after": ["extrakt"]}), extract],
@@ -194,13 +194,13 @@ def test_each_row_of_a_handler_waits_for_itself(
     ],
 )
 def test_what_can_never_come_after_is_refused_with_the_place(
-    make_app: MakeApp, flows: list[Any], told: str
+    make_app: MakeApp, flows: list[Any], problem: str
 ) -> None:
     with pytest.raises(DeclarationError) as caught:
         make_app(*flows)
 
     [line] = str(caught.value).splitlines()
-    assert told in line
+    assert problem in line
     assert re.search(PLACE, line)
 
 
@@ -220,7 +220,7 @@ def test_a_flow_runs_once_its_condition_allows_it(
         seen.append((reply["flows_due"], reply["flows_triggered"], row(app, "load").held_because))
         clock.advance(60)
 
-    no = "its condition says no"
+    no = "its condition is not met"
     assert seen == [(0, 0, no), (0, 0, "no file yet"), (0, 0, no), (1, 1, None)]
 
 
@@ -260,7 +260,7 @@ def test_a_condition_reads_and_writes_nothing(
     assert dbsession.scalars(select(Note)).all() == []
 
 
-def test_a_condition_that_ends_its_transaction_is_told_so(make_app: MakeApp, post: Post) -> None:
+def test_a_condition_must_not_end_its_transaction(make_app: MakeApp, post: Post) -> None:
     def when(run: Run) -> bool:
         run.session.commit()
         return True
@@ -359,7 +359,7 @@ def test_a_condition_that_hangs_keeps_no_other_beat(make_app: MakeApp, post: Pos
     assert order(app) == ["extract", "load"]
 
 
-def test_a_condition_that_takes_long_is_told_in_the_log(
+def test_a_condition_that_takes_long_is_logged(
     make_app: MakeApp, post: Post, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     def when(_run: Run) -> bool:

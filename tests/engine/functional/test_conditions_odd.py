@@ -1,4 +1,4 @@
-"""Whatever a condition raises or answers: it holds its own flow alone, and says why."""
+"""Whatever a condition raises or returns: only its own flow waits, with the reason."""
 
 from collections.abc import Callable
 from pathlib import Path

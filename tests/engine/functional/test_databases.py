@@ -96,7 +96,7 @@ def test_a_flow_sees_what_others_commit_while_it_works(
     assert dbsession.scalars(select(DataFlowRun.result)).all() == [[0, 1]]
 
 
-if DATABASE == "sqlite":  # where one who has written makes all others wait
+if DATABASE == "sqlite":  # where a writer makes all others wait
     BEATS = 40
 
     def test_of_many_beats_a_few_wait_for_the_write_lock_and_all_are_answered(
@@ -168,10 +168,12 @@ if DATABASE != "sqlite":  # which has neither levels nor a server
         assert dbsession.scalars(select(DataFlowRun.result)).all() == ["READ COMMITTED"]
         assert levels == {"READ COMMITTED"}
 
-    def test_a_server_that_is_not_there_is_told(
+    def test_a_missing_server_is_named(
         make_app: MakeApp, post: Post, database_url: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        with closing(socket.socket()) as silent:  # bound, and so nobody else's, but not listening
+        with closing(
+            socket.socket()
+        ) as silent:  # bound, so that no other process takes it, but not listening
             silent.bind(("127.0.0.1", 0))
             url = make_url(database_url).set(port=silent.getsockname()[1], host="127.0.0.1")
             monkeypatch.setenv("DATABASE_URL", url.render_as_string(hide_password=False))
@@ -218,6 +220,6 @@ if DATABASE != "sqlite":  # which has neither levels nor a server
         result = command(name)
 
         assert result.exit_code == 1
-        (told,) = [line for line in result.output.splitlines() if "SKIP LOCKED" in line]
-        assert re.search(REFUSED, told)
+        (problem,) = [line for line in result.output.splitlines() if "SKIP LOCKED" in line]
+        assert re.search(REFUSED, problem)
         assert "Traceback" not in result.output

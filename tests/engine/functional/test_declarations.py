@@ -256,7 +256,7 @@ def test_a_schedule_is_taken_over_beside_a_configuration_that_cannot_be_read(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
     post(make_app(one, other))
-    # Only SQLite stores what is no JSON at all.
+    # Only SQLite stores invalid JSON.
     broken = "{oops" if dbsession.get_bind().dialect.name == "sqlite" else "[]"
     dbsession.execute(text("UPDATE data_flows SET configuration = :c"), {"c": broken})
     dbsession.commit()

@@ -100,7 +100,7 @@ def test_a_token_of_the_environment_may_end_with_a_new_line(
     make_app().post("/heartbeat", headers=bearer("from-a-secret-file"), status=200)
 
 
-def test_an_application_that_denies_everybody_lets_the_token_in(make_app: MakeApp) -> None:
+def test_an_application_that_denies_all_accepts_the_token(make_app: MakeApp) -> None:
     class Nobody:
         def permits(self, *_ignored: object) -> Any:
             return Deny, Everyone
@@ -183,7 +183,7 @@ def test_a_cookie_never_authorises_a_beat(make_app: MakeApp) -> None:
     app.post("/heartbeat", status=401)
 
 
-def test_a_token_in_the_address_or_the_body_is_no_token(make_app: MakeApp) -> None:
+def test_a_token_in_the_url_or_the_body_is_refused(make_app: MakeApp) -> None:
     app = make_app()
 
     app.post(f"/heartbeat?token={TOKEN}", {"token": TOKEN}, status=401)
@@ -221,7 +221,7 @@ def test_without_any_token_the_door_states_how_to_set_one_up(
     assert "make setup" in response.json["detail"]
 
 
-def test_a_blank_token_is_no_token(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_blank_token_is_not_valid(make_app: MakeApp, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HEARTBEAT_TOKEN", " \n")
 
     make_app().post("/heartbeat", headers=bearer(" "), status=503)
@@ -468,7 +468,7 @@ def test_a_broken_database_file_is_reported_as_one(
     elsewhere: Callable[[str], TestApp], tmp_path: Path, post: Post
 ) -> None:
     file = tmp_path / "broken.sqlite"
-    file.write_bytes(b"this is no database at all " * 100)
+    file.write_bytes(b"this is not a database " * 100)
 
     response = post(elsewhere(f"sqlite:///{file}"), status=503)
 

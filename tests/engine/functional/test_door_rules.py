@@ -60,7 +60,7 @@ def from_address(address: str) -> dict[str, str]:
 
 
 class Flow:
-    """A flow that waits inside until the test lets it go on."""
+    """A flow that waits until the test opens its gate."""
 
     def __init__(self) -> None:
         self.inside, self.go_on = threading.Event(), threading.Event()
@@ -74,7 +74,7 @@ class Flow:
 
 @pytest.fixture
 def held() -> Iterator[Flow]:
-    """Make a flow that is held; let it end, and its beat, at the end of the test."""
+    """Make a flow that waits; it ends, and its beat, at the end of the test."""
     flow = Flow()
     yield flow
     flow.go_on.set()
@@ -318,7 +318,7 @@ def test_the_tokens_of_a_file_and_their_names_are_read_again(
     ]
 
 
-def test_allow_get_lets_a_get_with_a_token_beat_and_nothing_else(
+def test_allow_get_permits_a_beat_by_get_with_a_token(
     make_app: MakeApp, dbsession: Session
 ) -> None:
     app = make_app(configure=operate, **{"heartbeat.allow_get": "true"})

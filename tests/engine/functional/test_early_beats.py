@@ -40,7 +40,7 @@ EARLY = pytest.mark.parametrize(
 
 
 class Clock(FakeClock):
-    """A clock that calls `meanwhile` each time that somebody sleeps."""
+    """A clock that calls `meanwhile` at each sleep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -390,7 +390,7 @@ def test_a_beat_that_comes_later_than_its_rhythm_waits(
 
 if DATABASE != "sqlite":  # which locks no rows
 
-    def test_a_flow_that_somebody_holds_keeps_no_beat_from_waiting_for_another(
+    def test_a_locked_flow_does_not_keep_a_beat_from_waiting_for_another(
         make_app: MakeApp, post: Post, dbsession: Session
     ) -> None:
         app = make_app((tick, {"start": "next", "every": "1d"}))
@@ -486,7 +486,7 @@ def test_a_clock_that_is_set_during_the_wait_ends_it_in_time(
 
 
 class Held(FakeClock):
-    """A clock on which who sleeps waits for a gate."""
+    """A clock whose sleep waits for a gate."""
 
     def __init__(self, gate: Gate) -> None:
         super().__init__()

@@ -230,7 +230,7 @@ def test_pausing_ends_the_run_that_waits(command: Command, dbsession: Session) -
     assert run.error_message == "its flow was paused from the command line: deploy"
 
 
-def test_reset_lets_the_declared_schedule_hold_again(command: Command, dbsession: Session) -> None:
+def test_reset_restores_the_declared_schedule(command: Command, dbsession: Session) -> None:
     command("beat", flows="good")
     row = row_of(dbsession, "good")
     row.run_interval = 3_600

@@ -1,4 +1,4 @@
-"""A run that is no longer its process's own leaves nothing behind, whatever its flow did first."""
+"""A run that its process has lost commits nothing, whatever its flow has done."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -108,13 +108,13 @@ def left_behind(engine: Engine) -> list[Any]:
 
 
 def bookkeeping(engine: Engine) -> list[Any]:
-    """Return what is recorded of flows and runs."""
+    """Return the recorded state of flows and runs."""
     with engine.connect() as connection:
         tables = (DataFlow.__table__, DataFlowRun.__table__)
         return [tuple(row) for table in tables for row in connection.execute(select(table))]
 
 
-# On SQLite who has written holds the write lock: nobody can take the run away afterwards.
+# On SQLite a flow that has written holds the write lock: no other process can take its run.
 @pytest.mark.parametrize("when", ["before"] if DATABASE == "sqlite" else ["before", "after"])
 @pytest.mark.parametrize("lose", [reaped, taken_over, run_removed, flow_removed])
 @pytest.mark.parametrize("first", FIRST)

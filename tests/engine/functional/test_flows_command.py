@@ -48,7 +48,7 @@ def test_flows_states_that_there_are_none(command: Command) -> None:
 
 
 @pytest.mark.usefixtures("somebody_writes")
-def test_flows_does_not_wait_for_who_writes(command: Command) -> None:
+def test_flows_does_not_wait_for_a_writer(command: Command) -> None:
     result = command("flows", flows="good", **{"heartbeat.lease": "3s"})
 
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What a beat counts as due: the slots that have come, and the runs that wait to be started."""
+"""The count `flows_due`: slots that have come, and pending runs."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""When a flow of `every` runs: its grid, what a late or missing beat does to it, and a day.
+"""When a flow of `every` runs: its grid, with late and missing beats, and over a day.
 
 The grid begins with the first claim, and nothing but a changed interval moves it after that.
 """
@@ -18,7 +18,8 @@ from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.runs.execute import execute
 from data_flows.heartbeat.runs.request import claim_by_hand
-from data_flows.heartbeat.schedules.every import latest_due, rescheduled
+from data_flows.heartbeat.schedules.every import latest_due
+from data_flows.heartbeat.schedules.rule import Rule, rescheduled
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 
@@ -251,7 +252,7 @@ def test_a_shortened_interval_whose_slot_has_passed_is_due_at_once(
 def test_the_slot_after_a_change_is_one_interval_after_the_last_or_now(
     last_slot: datetime | None, interval: int, expected: datetime
 ) -> None:
-    assert rescheduled(last_slot, interval, FIRST + minutes(10)) == expected
+    assert rescheduled(Rule(interval), last_slot, FIRST + minutes(10)) == expected
 
 
 def test_a_manual_run_moves_nothing(make_app: MakeApp, post: Post, clock: FakeClock) -> None:

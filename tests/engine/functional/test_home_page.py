@@ -1,4 +1,4 @@
-"""The home page against requests that nobody means well."""
+"""The home page against hostile requests."""
 
 from webtest import TestApp
 

@@ -87,7 +87,7 @@ APPLICATION = [
     row("a form's field", 401, "Content-Length: 39", body=b"token=" + TOKEN.encode()),
     row("a trailer", 401, CHUNKED, body=b"1\r\nx\r\n0\r\n" + BEARER.encode() + b"\r\n\r\n"),
     # Bytes
-    row("bytes that are no text", 401, b"Authorization: Bearer \xff\xfe\x80"),
+    row("bytes that are not text", 401, b"Authorization: Bearer \xff\xfe\x80"),
     row("letters beyond ASCII", 401, "Authorization: Bearer schlüssel".encode()),
     row("letters that look like the token's", 401, f"Authorization: Bearer {TOKEN}é".encode()),
     row("a token of 200 kB", 401, "Authorization: Bearer " + HUNTER * 9_000),
@@ -118,7 +118,7 @@ APPLICATION = [
     row("dots", 404, BEARER, line=of("POST", "/heartbeat/../heartbeat")),
     row("a path of 100 kB", 404, BEARER, line=of("POST", "/heartbeat/" + "x" * 100_000)),
     row("NUL in the path", 404, BEARER, line=of("POST", "/heartbeat/%00")),
-    row("a path that is no text", 401, line=of("POST", "/heartbeat/%ff")),
+    row("a path that is not text", 401, line=of("POST", "/heartbeat/%ff")),
     row("such a path with a token", 400, BEARER, line=of("POST", "/heartbeat/%ff%fe")),
     # Methods
     row("GET", 405, BEARER, line=of("GET")),
@@ -152,7 +152,7 @@ APPLICATION = [
     row("HTTP/9.9", 401, line=of("POST", version="HTTP/9.9")),
     row("an upgrade to websocket", 401, "Upgrade: websocket", "Sec-WebSocket-Key: eA=="),
     row("an upgrade to HTTP/2", 401, "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQ"),
-    # Forwarded, by a peer that is no trusted proxy
+    # Forwarded, by a peer that is not a trusted proxy
     row("a forwarded chain", 401, FORWARDED + "127.0.0.1"),
     row("a forwarded chain of garbage", 401, FORWARDED + "', ;--"),
 ]
@@ -295,7 +295,7 @@ def test_the_application_refuses_with_a_problem_that_no_cache_stores(door: Door,
 
 
 @pytest.mark.parametrize("row", SERVER, ids=str)
-def test_the_server_refuses_what_is_no_request(door: Door, row: Row) -> None:
+def test_the_server_refuses_invalid_requests(door: Door, row: Row) -> None:
     before = door.counts()
 
     reply = door.send(row.request)
@@ -346,7 +346,7 @@ def test_an_odd_call_with_a_valid_token_is_one_beat(door: Door, row: Row) -> Non
         ),
         row("a large body", 403, BEARER, "Content-Length: 70000", body=LARGE),
         row("nothing there", 403, BEARER, line=of("GET", "/heartbeat/nothing")),
-        row("a path that is no text", 403, BEARER, line=of("POST", "/heartbeat/%ff")),
+        row("a path that is not text", 403, BEARER, line=of("POST", "/heartbeat/%ff")),
         row("another method", 405, BEARER, line=of("GET")),
     ],
     ids=str,

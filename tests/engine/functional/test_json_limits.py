@@ -35,7 +35,7 @@ class Deep(BaseModel):
 
 
 class Endless(BaseModel):
-    """A model whose default is no number of JSON's."""
+    """A model whose default is not a JSON number."""
 
     rate: float = math.inf
 

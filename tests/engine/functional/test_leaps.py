@@ -89,7 +89,7 @@ def test_after_a_leap_back_windows_stay_empty_until_the_clock_has_caught_up(
     assert all(start and end and start < end for start, end in full)
 
 
-def test_a_small_step_back_anchors_nothing_anew(
+def test_a_small_step_back_restarts_no_grid(
     app: TestApp, post: Post, clock: FakeClock, dbsession: Session
 ) -> None:
     post(app)
@@ -103,7 +103,7 @@ def test_a_small_step_back_anchors_nothing_anew(
     assert second == first + timedelta(seconds=INTERVAL)
 
 
-def test_a_slot_that_somebody_has_put_off_stays_put_off(
+def test_a_slot_that_was_put_off_stays_put_off(
     app: TestApp, post: Post, clock: FakeClock, dbsession: Session
 ) -> None:
     post(app)

@@ -1,4 +1,4 @@
-"""Whatever a flow raises, logs or answers: its run ends, and says why."""
+"""Whatever a flow raises, logs or returns: its run ends, with the reason."""
 
 import logging
 from collections.abc import Callable

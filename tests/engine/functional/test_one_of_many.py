@@ -56,7 +56,7 @@ def add_many(dbsession: Session) -> None:
 
 
 def assert_alike(few: Counter[str], many: Counter[str]) -> None:
-    """Compare what was asked with few flows and with many."""
+    """Compare the queries with few flows and with many."""
     assert few["statements"] == many["statements"] <= 10
     assert few["rows"] == many["rows"]
     # A search in an index takes a step or two more.
@@ -109,7 +109,7 @@ def test_a_flow_is_added_without_reading_the_others(call: Call, dbsession: Sessi
     assert_alike(few, many)
 
 
-def test_why_is_told_without_reading_the_others(command: Command, dbsession: Session) -> None:
+def test_why_is_printed_without_reading_others(command: Command, dbsession: Session) -> None:
     assert command("why", "good").exit_code == 0
 
     with counted() as few:

@@ -1,4 +1,4 @@
-"""What an operator does over HTTP: who may, looking at flows, and adding some."""
+"""An operator over HTTP: access, and viewing and adding flows."""
 
 import os
 
@@ -99,7 +99,7 @@ def test_only_json_is_given(call: Call, method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/html,*/*;q=0.8", "application/*"])
-def test_who_also_takes_json_is_given_it(call: Call, accept: str) -> None:
+def test_a_caller_that_also_accepts_json_gets_json(call: Call, accept: str) -> None:
     assert call("GET", "/flows", status=200, Accept=accept).content_type == "application/json"
 
 
@@ -123,7 +123,7 @@ def test_json_is_taken_however_its_media_type_is_written(call: Call, kind: str) 
     [b"", b"{", b"\xff\xfe\xff", b'{"every": "\xe9"}', b"[" * 60_000, b"1" * 5_000, b"[]", b'"x"'],
     ids=["empty", "cut", "bytes", "latin-1", "deep", "long", "list", "text"],
 )
-def test_a_body_that_is_no_json_object_is_malformed(
+def test_a_body_that_is_not_an_object_is_malformed(
     app: TestApp, method: str, path: str, body: bytes
 ) -> None:
     headers = {**AS_OPERATOR, "Content-Type": "application/json; charset=nope"}
@@ -181,7 +181,7 @@ def test_what_became_of_a_flow_is_shown(app: TestApp, call: Call, post: Post) ->
     assert flow["last_run_at"] == flow["last_success_at"] == "2026-03-01T12:00:00+00:00"
 
 
-# Servers take no text that is no JSON.
+# Servers refuse text that is not JSON.
 @pytest.mark.parametrize("stored", ["[1]", *(["{"] if DATABASE == "sqlite" else [])])
 def test_a_configuration_that_cannot_be_read_hides_no_flow(
     call: Call, dbsession: Session, stored: str
@@ -233,7 +233,7 @@ def test_flows_of_one_handler_each_have_their_own_configuration(
     }
 
 
-def test_a_flow_that_is_added_begins_as_its_handler_says(make_app: MakeApp) -> None:
+def test_a_flow_that_is_added_begins_as_its_handler_declares(make_app: MakeApp) -> None:
     app = make_app((count, {"start": "next"}), **SECRET)
     body = {"name": "later", "handler": "count", "every": "1h"}
 
@@ -277,7 +277,10 @@ def test_a_name_is_given_once(call: Call) -> None:
         ({"handler": "os.system"}, {"handler": "'os.system' is not registered; these are: count"}),
         ({"every": None}, {"every": "give either every or cron"}),
         ({"every": "soon"}, {"every": "'soon' is not a valid interval"}),
-        ({"every": "0s", "nonsense": 1}, {"every": "'0s' is no", "nonsense": "no such field"}),
+        (
+            {"every": "0s", "nonsense": 1},
+            {"every": "'0s' is not a valid interval", "nonsense": "no such field"},
+        ),
         ({"cron": "0 3 * * *"}, {"every": "give either every or cron"}),
         ({"cron": "0 3 * *", "every": None}, {"cron": "is not a valid cron expression"}),
         ({"cron": "0 3 * * *" + " " * 200}, {"cron": "at most 200 characters"}),

@@ -129,7 +129,7 @@ def test_another_change_leaves_a_disabled_flow_disabled(call: Call) -> None:
     assert after["disabled_reason"] == before["disabled_reason"]
 
 
-def test_who_disabled_a_flow_is_recorded_by_address(app: TestApp) -> None:
+def test_the_address_that_disabled_a_flow_is_recorded(app: TestApp) -> None:
     flow = app.patch_json(
         "/heartbeat/flows/count",
         {"enabled": False},
@@ -242,7 +242,7 @@ def test_a_flow_is_removed_with_its_history(
 
 
 class Region(BaseModel):
-    """What a flow may declare of its configuration."""
+    """The declared model of a configuration."""
 
     name: str = "eu"
     limit: int = Field(10, gt=0)

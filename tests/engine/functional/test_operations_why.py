@@ -1,4 +1,4 @@
-"""The one sentence on what a flow does next, or what stands in its way: `why` over HTTP."""
+"""`why` over HTTP: one sentence with the next run of a flow, or what prevents it."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -145,7 +145,7 @@ def test_the_flows_that_it_waits_for_are_named(
     assert str(flow("birds")["why"]).endswith(", but it waits for a success of count.")
 
 
-def test_a_condition_that_holds_a_flow_back_is_told(
+def test_a_condition_that_holds_a_flow_is_named(
     app: TestApp, post: Callable[..., Any], flow: Callable[[str], dict[str, Any]]
 ) -> None:
     post(app)
@@ -212,5 +212,5 @@ def test_a_schedule_that_cannot_be_read_hides_no_flow(
     assert len(flow("")["flows"]) == 5
 
 
-def test_the_last_thing_known_is_told_in_utc_where_the_zone_is_none(why: Why) -> None:
+def test_times_are_in_utc_where_the_zone_is_invalid(why: Why) -> None:
     assert why(next_run_at=LATER, timezone="Mars") == "Not due until 2026-03-01 13:00:00 UTC."

@@ -52,7 +52,7 @@ def app(make_app: MakeApp) -> TestApp:
 
 @pytest.fixture
 def typed(ini_file: Callable[..., Path]) -> Callable[..., str]:
-    """Return what a command prints in a terminal of so many columns, or into a pipe if None."""
+    """Return the output of a command in a terminal of so many columns, or into a pipe if None."""
 
     def run(columns: int | None, *arguments: str) -> str:
         config = str(ini_file("good"))
@@ -141,7 +141,7 @@ def test_a_shell_completes_nothing_where_the_application_does_not_start(
 
 
 def completions(arguments: list[str], incomplete: str) -> list[str]:
-    """Return what a shell would offer."""
+    """Return the completions of a shell."""
     completion = ShellComplete(main, {}, "heartbeat", "_HEARTBEAT_COMPLETE")
     return [item.value for item in completion.get_completions(arguments, incomplete)]
 

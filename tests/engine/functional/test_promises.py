@@ -386,7 +386,7 @@ def test_p14_the_reply_counts_what_is_due_and_what_was_triggered(
     assert (reply["flows_due"], reply["flows_triggered"]) == (3, 3)
 
 
-def test_p14_the_reply_says_when_nothing_is_due(make_app: MakeApp, post: Post) -> None:
+def test_p14_the_reply_reports_that_nothing_is_due(make_app: MakeApp, post: Post) -> None:
     reply = post(make_app()).json
 
     assert (reply["flows_due"], reply["flows_triggered"]) == (0, 0)

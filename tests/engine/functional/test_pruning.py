@@ -263,7 +263,7 @@ def test_the_last_run_stays_also_where_the_clock_was_ahead_before_it(
 # What the next runs need
 
 
-def test_windows_meet_although_the_success_that_the_next_one_follows_is_gone(
+def test_windows_have_no_gap_after_the_last_success_was_removed(
     make_app: MakeApp, post: Post, clock: FakeClock, history: History
 ) -> None:
     seen: list[tuple[Any, Any]] = []

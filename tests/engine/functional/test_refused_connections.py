@@ -1,4 +1,4 @@
-"""A database that cannot be used: each command says why, and what to do about that cause."""
+"""A database that cannot be used: each command prints the cause and its solution."""
 
 import os
 import socketserver
@@ -20,7 +20,7 @@ Post = Callable[..., Any]
 
 
 def line_of(command: Command, name: str) -> str:
-    """Call a command that fails; return the one line that says why."""
+    """Call a command that fails; return the line of the error."""
     result = command(name)
     assert result.exit_code == 1, result.output
     # The report of `check` has what is in order as well.
@@ -33,7 +33,7 @@ def line_of(command: Command, name: str) -> str:
 if DATABASE == "sqlite":
 
     @pytest.mark.parametrize("name", ["flows", "beat", "check"])
-    def test_a_file_that_is_no_database_is_named(
+    def test_a_file_that_is_not_a_database_is_named(
         command: Command, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         file = tmp_path / "notes.txt"
@@ -88,7 +88,9 @@ if DATABASE != "sqlite":
 
     @pytest.mark.usefixtures("_wrong_password")
     @pytest.mark.parametrize("name", COMMANDS)
-    def test_a_wrong_password_is_told_as_the_server_says_it(command: Command, name: str) -> None:
+    def test_a_wrong_password_is_reported_in_the_words_of_the_server(
+        command: Command, name: str
+    ) -> None:
         line = line_of(command, name)
 
         said = {

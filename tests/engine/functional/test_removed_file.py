@@ -49,7 +49,7 @@ def count_runs(file: Path) -> int:
 
 
 @pytest.mark.parametrize("away", [remove, lambda file: shutil.move(file, f"{file}.old")])
-def test_a_removed_file_is_answered_503_with_the_fix_and_not_made_anew(
+def test_a_removed_file_is_answered_503_and_not_created_again(
     app: TestApp, post: Post, fresh_database: Path, away: Callable[[Path], object]
 ) -> None:
     away(fresh_database)

@@ -1,4 +1,4 @@
-"""What a flow may return: kept or refused alike on every database."""
+"""Results of flows: stored or refused alike on every database."""
 
 import json
 import math

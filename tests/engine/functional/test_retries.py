@@ -26,7 +26,7 @@ MINUTE = timedelta(minutes=1)
 
 
 class Flow:
-    """A flow that fails as often as it is told to."""
+    """A flow that fails a given number of times."""
 
     __name__ = "flow"
 
@@ -187,7 +187,7 @@ def test_so_many_failures_in_a_row_disable_the_flow_with_the_reason(
     assert flow.disabled_reason == f"paused after 3 failures in a row, the last of them run {last}"
 
 
-def test_a_success_begins_to_count_failures_anew(
+def test_a_success_resets_the_count_of_failures(
     make_app: MakeApp, post: Post, clock: FakeClock
 ) -> None:
     flow = Flow(2)
@@ -296,7 +296,7 @@ def test_options_larger_than_a_column_are_stored_as_the_largest(
 
 
 def lose(app: TestApp, dbsession: Session, clock: FakeClock) -> None:
-    """Claim a run that nobody executes, and let its lease end."""
+    """Claim a run that is not executed, and wait until its lease has expired."""
     heartbeat = heartbeat_of(app)
     register(heartbeat)
     with heartbeat.session() as session:
@@ -334,7 +334,7 @@ def test_the_row_holds_where_a_process_knows_other_options(
     assert [run.attempt for run in rows(old)] == [1, 1, 2]
 
 
-def test_a_row_whose_options_nobody_has_recorded_follows_the_code(
+def test_a_row_without_recorded_options_follows_the_code(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
     app = make_app((Flow(1), OPTIONS))
@@ -361,7 +361,7 @@ def test_a_row_with_options_that_cannot_be_read_keeps_no_failure_from_its_record
     app = app if known else make_app()
     assert post(app).json["runs_reaped"] == 1
 
-    # What the code says, where it is known.
+    # The declared options, where the handler is known.
     assert [run.attempt for run in rows(app)] == ([1, 2] if known else [1])
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a run: what its flow is given, what it gives back, and all that goes wrong."""
+"""The execution of a run: the arguments of its flow, its result, and its errors."""
 
 import math
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def run_of(dbsession: Session, name: str) -> DataFlowRun:
 
 
 # ---------------------------------------------------------------------------------------------
-# What a flow is given and gives back
+# Arguments and results of a flow
 
 
 def test_a_flow_is_given_its_run(make_app: MakeApp, post: Post, dbsession: Session) -> None:
@@ -76,7 +76,7 @@ def in_a_circle() -> list[Any]:
     [object(), {1, 2}, b"bytes", NOON, math.nan, {"rate": math.inf}, in_a_circle(), {(1, 2): 3}],
     ids=["object", "set", "bytes", "datetime", "NaN", "infinity", "circle", "tuple as a key"],
 )
-def test_a_result_that_is_no_json_fails_the_run_and_names_the_mend(
+def test_a_result_that_is_not_json_fails_with_the_fix(
     make_app: MakeApp, post: Post, dbsession: Session, result: object
 ) -> None:
     def give(run: Run) -> object:
@@ -112,14 +112,14 @@ def test_what_a_flow_logs_is_kept_with_its_run(
 
 
 # ---------------------------------------------------------------------------------------------
-# What a flow may raise
+# Errors of a flow
 
 
 class Unspeakable(Exception):  # noqa: N818 - its name is what the test is about
     """An error that cannot be turned into text, in the worst of ways."""
 
     def __str__(self) -> str:
-        """Raise what nobody expects here."""
+        """Raise an unexpected error."""
         raise SystemExit(7)
 
 
@@ -173,17 +173,17 @@ def test_the_secrets_of_the_engine_are_in_no_row(
 
 
 # ---------------------------------------------------------------------------------------------
-# A configuration that is no object
+# A configuration that is not an object
 
 
 @pytest.mark.parametrize("stored", ["[1, 2]", '"text"', "5", "true", "{oops", ""])
-def test_a_stored_configuration_that_is_no_object_fails_its_own_flow_alone(
+def test_an_invalid_stored_configuration_fails_its_own_flow_alone(
     make_app: MakeApp, post: Post, dbsession: Session, clock: FakeClock, stored: str
 ) -> None:
     app = make_app((fine, {"name": "broken"}), (fine, {"name": "fine"}))
     post(app)
     if dbsession.get_bind().dialect.name != "sqlite" and stored in {"{oops", ""}:
-        # Only SQLite stores what is no JSON at all: the others must refuse it.
+        # Only SQLite stores invalid JSON: the others must refuse it.
         stored = "[1, 2]"
     dbsession.execute(
         text("UPDATE data_flows SET configuration = :c WHERE name = 'broken'"), {"c": stored}
@@ -244,7 +244,7 @@ def test_a_flow_that_outlives_the_wait_is_answered_202_and_goes_on(
 
     row = run_of(dbsession, "slow")
     assert (reply["flows_due"], reply["flows_triggered"], reply["flows_failed"]) == (2, 2, 0)
-    # The flow that lets time pass may not have ended when the beat's is up.
+    # The flow that advances the clock may not have ended when the time of the beat is up.
     assert (reply["flows_succeeded"], reply["flows_in_progress"]) in {(1, 1), (0, 2)}
     assert during == "in_progress"
     assert (row.status, row.result) == ("success", {"rows": 3})

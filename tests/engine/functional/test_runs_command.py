@@ -149,7 +149,7 @@ def test_runs_of_a_flow_that_does_not_exist_is_an_error(command: Command) -> Non
 
 
 @pytest.mark.usefixtures("somebody_writes")
-def test_runs_does_not_wait_for_who_writes(command: Command) -> None:
+def test_runs_does_not_wait_for_a_writer(command: Command) -> None:
     result = command("runs", flows="good", **{"heartbeat.lease": "3s"})
 
     assert result.exit_code == 0, result.output

@@ -154,12 +154,12 @@ if DATABASE == "sqlite":  # the others take nothing else for an interval
         [reply] = beat_at(again, post, clock, NOON + HOUR)
 
         assert reply["flows_succeeded"] == reply["flows_triggered"] == 1
-        told = describe(heartbeat_of(again), dbsession, "tick")[0]
-        assert not told.enabled
-        assert f"{interval!r} is not a valid interval" in told.why
+        flow = describe(heartbeat_of(again), dbsession, "tick")[0]
+        assert not flow.enabled
+        assert f"{interval!r} is not a valid interval" in flow.why
 
 
-def test_a_row_that_nobody_gave_a_time_to_waits_for_its_next_time_of_cron(
+def test_a_row_without_a_next_time_waits_for_its_next_time_of_cron(
     make_app: MakeApp, post: Post, clock: FakeClock, dbsession: Session
 ) -> None:
     app = make_app(tock)
@@ -293,7 +293,7 @@ def test_a_backup_of_two_days_ago_runs_once_and_goes_on_with_its_grid(
     app = make_app((tick, rule))
     beat_at(app, post, clock, NOON, NOON + HOUR)
 
-    # What was written since is gone, and the clock shows today.
+    # The later rows do not exist yet, and the clock shows today.
     [_, reply, *_] = beat_at(
         app, post, clock, NOON + 2 * HOUR, NOON + 50 * HOUR + MINUTE, NOON + 51 * HOUR
     )

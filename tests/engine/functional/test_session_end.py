@@ -1,4 +1,4 @@
-"""The end of a run is the end: nothing that comes later is written, whoever writes it."""
+"""After the end of a run, nothing is written through its session, by any thread or process."""
 
 import os
 import sys

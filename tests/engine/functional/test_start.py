@@ -73,7 +73,7 @@ class Copy:
     def refusal(self, program: str, *more: str, **environment: str) -> str:
         """Start a program that refuses to; return the one line that it prints."""
         ended = self.start(program, *more, **environment)
-        # What pserve itself says before it listens.
+        # The output of pserve itself before it listens.
         lines = [line for line in ended.stderr.splitlines() if not line.startswith("Starting ")]
         assert ended.returncode in {1, 2}, ended.stderr
         assert len(lines) == 1, ended.stderr

@@ -1,4 +1,4 @@
-"""The system gives no more threads: what is claimed is executed all the same, and kept."""
+"""The system refuses new threads: claimed runs are still executed and recorded."""
 
 import threading
 from collections.abc import Callable

@@ -231,7 +231,7 @@ def test_rotate_without_a_file_is_an_error(token: Command) -> None:
     assert "heartbeat.token_file is not set" in result.output
 
 
-def test_a_file_that_is_no_text_is_left_as_it_is(token: Command, file: Path) -> None:
+def test_a_file_that_is_not_text_is_not_changed(token: Command, file: Path) -> None:
     file.write_bytes(b"\xff\xfe\n")
 
     result = token("rotate")

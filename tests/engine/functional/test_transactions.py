@@ -1,4 +1,4 @@
-"""What a flow writes and its success are one transaction: both are there, or neither is."""
+"""The writes of a flow and its success are one transaction: both are committed, or neither."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -138,7 +138,7 @@ def test_what_a_flow_writes_is_kept_with_its_success(
 
 
 @writers
-def test_what_a_flow_writes_is_gone_when_it_fails_and_its_run_is_kept(
+def test_a_failed_flow_is_rolled_back_and_its_run_is_kept(
     run: Callable[[Work], DataFlowRun], dbsession: Session, work: Work, name: str
 ) -> None:
     def write_and_raise(run: Run) -> None:
@@ -184,7 +184,7 @@ def test_what_cannot_be_stored_as_the_result_takes_the_writes_with_it(
 
 
 @pytest.mark.parametrize("raised", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
-def test_a_flow_that_raises_what_is_no_exception_is_recorded_as_failed(
+def test_a_flow_that_raises_a_base_exception_is_recorded_as_failed(
     run: Callable[[Work], DataFlowRun], dbsession: Session, raised: BaseException
 ) -> None:
     def work(run: Run) -> None:
@@ -407,7 +407,7 @@ ENDINGS = [commit, roll_back, close, leave_its_context]
 
 
 @pytest.mark.parametrize("end", ENDINGS)
-def test_a_flow_that_ends_the_transaction_is_told_that_the_engine_does(
+def test_a_flow_that_ends_the_transaction_gets_an_error(
     run: Callable[[Work], DataFlowRun], dbsession: Session, end: Callable[[Session], None]
 ) -> None:
     def work(run: Run) -> None:

@@ -30,7 +30,7 @@ ESCAPED = {
 
 @pytest.fixture
 def stored(character_set: str) -> str:
-    """Return what a database of this character set keeps of OWL in an error or a log."""
+    """Return OWL as a database of this character set stores it in an error or a log."""
     return ESCAPED.get(character_set, KEPT)
 
 

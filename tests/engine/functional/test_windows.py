@@ -24,7 +24,7 @@ FIRST = datetime(2026, 3, 1, 12, tzinfo=UTC)  # what FakeClock shows at first
 
 
 class Flow:
-    """A flow that keeps the windows it was given, and fails while it is told to."""
+    """A flow that records its windows, and fails while `fails` is set."""
 
     __name__ = "keep"
 

@@ -1,4 +1,4 @@
-"""SQLite's one write lock: a flow that would wait for itself is told so, and others go on."""
+"""SQLite's one write lock: a flow that would wait for itself gets an error, and others go on."""
 
 import os
 import threading

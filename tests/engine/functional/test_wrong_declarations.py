@@ -44,7 +44,7 @@ def other(_run: Run) -> None:
         *(None, timedelta(milliseconds=1500)),
     ],
 )
-def test_what_is_no_interval_is_refused(make_app: MakeApp, every: object) -> None:
+def test_an_invalid_interval_is_refused(make_app: MakeApp, every: object) -> None:
     reported = refusal(make_app, one, every=every)
 
     assert "flow 'one': every is " in reported
@@ -55,7 +55,7 @@ def test_what_is_no_interval_is_refused(make_app: MakeApp, every: object) -> Non
 @pytest.mark.parametrize(
     "name", ["", " ", "a/b", "a\nb", "a\0b", "a ", " a", ".", "..", ".a", "x" * 201, 5, None]
 )
-def test_what_is_no_name_is_refused(make_app: MakeApp, name: object) -> None:
+def test_an_invalid_name_is_refused(make_app: MakeApp, name: object) -> None:
     reported = refusal(make_app, functools.partial(one), name=name)
 
     assert "name is " in reported
@@ -100,7 +100,7 @@ class Unreadable(dict[str, object]):
     ],
     ids=["list", "text", "number", "datetime", "NaN", "set", "circle", "unreadable"],
 )
-def test_a_configuration_that_is_no_json_object_is_refused(
+def test_a_configuration_that_is_not_an_object_is_refused(
     make_app: MakeApp, configuration: object
 ) -> None:
     reported = refusal(make_app, one, configuration=configuration)

@@ -102,7 +102,7 @@ def test_whatever_can_be_called_with_a_run_is_a_flow(make_app: MakeApp, function
 
 
 @pytest.mark.parametrize("function", ["text", len, Worker().work])
-def test_what_is_no_function_of_python_is_refused_or_works(
+def test_other_callables_are_refused_or_work(
     make_app: MakeApp, declare: Declare, function: Any
 ) -> None:
     if callable(function) and declare.__name__ == "by_directive":

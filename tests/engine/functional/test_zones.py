@@ -85,8 +85,8 @@ def test_another_name_is_refused_over_http(call: Call, name: str) -> None:
     ]
 
     for reply in replies:
-        [told] = reply.json["errors"]["timezone"]
-        assert told.startswith(f"{name!r} is not an IANA time zone")
+        [reason] = reply.json["errors"]["timezone"]
+        assert reason.startswith(f"{name!r} is not an IANA time zone")
 
 
 def test_another_name_is_refused_by_the_command(command: Command) -> None:

@@ -164,7 +164,7 @@ def test_going_down_leaves_the_tables_that_are_yours(
 # What revision is enough
 
 
-def test_an_empty_database_is_not_ready_and_the_error_says_how_to_mend_it(engine: Engine) -> None:
+def test_an_empty_database_is_not_ready_and_the_error_names_the_solution(engine: Engine) -> None:
     with pytest.raises(
         DatabaseNotReadyError, match=r"(no such file|no heartbeat tables yet).*heartbeat migrate"
     ):
@@ -210,7 +210,7 @@ def test_a_newer_engines_revision_is_left_alone_by_migrate(
 # Both chains
 
 
-def test_migrate_twice_says_twice_that_all_is_up_to_date(
+def test_migrate_twice_reports_twice_that_all_is_up_to_date(
     engine: Engine, migrate: Callable[[], Result]
 ) -> None:
     first, second = migrate(), migrate()

@@ -1,4 +1,4 @@
-"""What the database itself refuses, and keeps, whoever writes to it: raw SQL, no engine between."""
+"""What the database itself refuses and keeps: raw SQL, without the engine."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def insert_row(session: Session, table: str, row: dict[str, Any]) -> None:
 
 @pytest.fixture
 def add_flow(dbsession: Session) -> Add:
-    """Insert a flow with what the test says."""
+    """Insert a flow with these columns."""
 
     def add(**values: Any) -> None:
         row = {"name": "f", "handler": "f", "created_at": NOW, "updated_at": NOW, **values}
@@ -43,7 +43,7 @@ def add_flow(dbsession: Session) -> Add:
 
 @pytest.fixture
 def add_run(dbsession: Session, add_flow: Add) -> Add:
-    """Insert a run that has ended, of one flow, with what the test says."""
+    """Insert an ended run of one flow with these columns."""
     add_flow(run_interval=60)
     flow_id = dbsession.scalars(select(DataFlow.id)).one()
 

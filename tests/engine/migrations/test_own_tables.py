@@ -60,7 +60,7 @@ class Guid(TypeDecorator[uuid.UUID]):
         return dialect.type_descriptor(own)
 
     def process_bind_param(self, value: uuid.UUID | None, dialect: sa.Dialect) -> Any:
-        """Store hexadecimal digits where there is no type for them."""
+        """Store hexadecimal digits on databases without a type for them."""
         return value if value is None or dialect.name == "postgresql" else value.hex
 
     def process_result_value(self, value: Any, _dialect: sa.Dialect) -> uuid.UUID | None:
@@ -206,7 +206,7 @@ def test_a_revision_for_any_column_type_runs_and_leaves_no_difference(
     assert migrated.exit_code == 0, migrated.output
     assert left == []
     (missing,) = differences(ini)
-    assert "not: run `heartbeat migrate`" in missing
+    assert "not applied: run `heartbeat migrate`" in missing
 
 
 @pytest.mark.usefixtures("birds")
@@ -232,7 +232,7 @@ def test_a_revision_runs_on_each_database_wherever_it_was_written(ini: Path) -> 
 
 
 @pytest.mark.usefixtures("ini")
-def test_a_type_that_is_no_decorator_is_imported(ini: Path) -> None:
+def test_a_type_without_a_decorator_is_imported(ini: Path) -> None:
     table = sa.Table("points", Base.metadata, sa.Column("point", Point(), primary_key=True))
     try:
         revision = write_revision(ini)
@@ -267,7 +267,7 @@ def test_a_difference_is_named_with_its_table(ini: Path) -> None:
         assert words in found
 
 
-def test_a_table_that_a_flow_has_created_is_no_difference(ini: Path) -> None:
+def test_a_table_that_a_flow_has_created_is_ignored(ini: Path) -> None:
     frame = sa.Table("frame", sa.MetaData(), sa.Column("bird", sa.String(20), index=True))
     execute(frame.create)
 

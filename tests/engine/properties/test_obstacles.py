@@ -82,7 +82,7 @@ def app(make_app: MakeApp) -> TestApp:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(changes=st.lists(st.sampled_from(CHANGES), max_size=3))
-def test_a_beat_runs_a_flow_if_and_only_if_why_says_so(
+def test_a_beat_runs_a_flow_if_and_only_if_why_predicts_it(
     app: TestApp, dbsession: Session, clock: FakeClock, changes: list[dict[str, Any]]
 ) -> None:
     clock.time = NOON

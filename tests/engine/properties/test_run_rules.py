@@ -4,7 +4,7 @@ Several heartbeats on one database stand for several processes, which share a cl
 still. What ought to be is written down here a second time, in another way than in the engine, and
 compared with the database after each event.
 """
-# The docstrings of rules say what happens, and are no commands.
+# The docstrings of rules describe events, and are not in the imperative.
 # ruff: noqa: D401
 
 import os
@@ -43,7 +43,7 @@ from data_flows.heartbeat.runs.reap import expired_runs, reap
 from data_flows.heartbeat.runs.register import register
 from data_flows.heartbeat.runs.request import claim_by_hand
 from data_flows.heartbeat.runs.set_back import follow_clock
-from data_flows.heartbeat.schedules.every import rescheduled
+from data_flows.heartbeat.schedules.rule import Rule, rescheduled
 
 from ..conftest import DATABASE, FakeClock, heartbeat_of
 from ..notes import Note
@@ -73,7 +73,7 @@ leaps = st.sampled_from([0] * 12 + [-90_000, -7_200, -3_600, -301, -30, -5, 0.25
 
 @dataclass
 class ExpectedFlow:
-    """What a flow's row ought to say."""
+    """The expected state of a flow's row."""
 
     id: int
     name: str
@@ -127,7 +127,7 @@ class Clock(FakeClock):
     meanwhile: Callable[[], None] | None = None
 
     def sleep(self, seconds: float) -> None:
-        """Move ahead, and let happen what is to happen meanwhile."""
+        """Advance the clock, and perform the events that are due meanwhile."""
         self.advance(seconds)
         meanwhile, self.meanwhile = self.meanwhile, None
         if meanwhile:
@@ -180,7 +180,7 @@ class Rules(RuleBasedStateMachine):
 
     @rule(seconds=passing, leap=leaps)
     def time_passes(self, seconds: float, leap: float) -> None:
-        """The clock goes on, and now and then somebody sets it."""
+        """The clock goes on, and is sometimes set."""
         self.clock.advance(seconds)
         self.clock.leap(leap)
 
@@ -302,7 +302,7 @@ class Rules(RuleBasedStateMachine):
         self.expect_claim(index, run)
 
     def expect_claim(self, index: int, run: ClaimedRun) -> None:
-        """Note who holds the run, and until when."""
+        """Record which process holds the run, and until when."""
         assert run.worker == self.world.processes[index].worker
         assert run.claim_id not in self.leases, "no claim's id comes twice"
         self.leases[run.claim_id] = self.now + LEASE
@@ -354,11 +354,11 @@ class Rules(RuleBasedStateMachine):
             assert status == "failed"
 
     def play(self, run: Any) -> None:
-        """Be the flow: write a row that names the claim, and behave as the example says."""
+        """Be the flow: write a row that names the claim, and behave as the example decides."""
         behaviour, meanwhile = self.behaviour, self.meanwhile or (lambda: None)
         session = run.session
         claim_id = session.scalar(select(DataFlowRun.claim_id).where(DataFlowRun.id == run.id))
-        # On SQLite who has written lets nobody else write: there it stands still before.
+        # On SQLite a writer blocks all others: there it stops before it writes.
         is_sqlite = session.get_bind().dialect.name == "sqlite"
         if is_sqlite:
             meanwhile()
@@ -459,7 +459,7 @@ class Rules(RuleBasedStateMachine):
         *,
         followed: bool,
     ) -> None:
-        """Count from now what a clock that was set back has left ahead of it."""
+        """Make the times that are ahead of the clock count from now."""
         limit, late = now + SKEW, [run for run in running if run.updated_at > now + SKEW]
         slots = [flow for flow in self.flows.values() if flow.last_slot and flow.last_slot > limit]
         far = [flow for flow in slots if flow.next_slot - flow.step > limit + NEARLY]
@@ -543,7 +543,7 @@ class Rules(RuleBasedStateMachine):
         elif what == "remove":
             self.remove(name)
         elif what == "reschedule":
-            next_slot = rescheduled(flow.last_slot, interval, self.now)
+            next_slot = rescheduled(Rule(interval), flow.last_slot, self.now)
             self.change(flow, run_interval=interval, next_run_at=next_slot)
             self.expect_interval(flow, interval)
         elif what == "move the next slot":
@@ -586,7 +586,7 @@ class Rules(RuleBasedStateMachine):
 
     @invariant()
     def all_rules_hold(self) -> None:
-        """Compare the database with what was expected, and with what it said before."""
+        """Compare the database with the expected state, and with its state before."""
         rows, before = self.read(DataFlowRun), self.runs
         self.runs = rows
         for id_, was in before.items():
@@ -612,7 +612,7 @@ class Rules(RuleBasedStateMachine):
         assert [getattr(was, name) for name in kept] == [getattr(run, name) for name in kept]
 
     def check_run(self, run: Any) -> None:
-        """What a run's row says agrees with itself."""
+        """The columns of a run's row are consistent."""
         if run.status == "pending":
             assert (run.trigger, run.claim_id, run.lease_expires_at) == ("retry", None, None)
         else:
@@ -708,7 +708,7 @@ def world(
     clock: FakeClock,  # noqa: ARG001 - replaced by one with a hook
     notes: None,  # noqa: ARG001 - the table that flows write to
 ) -> World:
-    """Three processes on one database, whose flows do as the example says."""
+    """Three processes on one database, whose flows do what the example decides."""
     world = World([], Clock())
 
     def play(run: Any) -> None:
@@ -720,7 +720,7 @@ def world(
             for name, (interval, on_lost) in FLOWS.items()
         ]
         made = heartbeat_of(make_app(*flows, **{"heartbeat.lease": "5m"}))
-        # Real ones tell themselves apart by what the operating system says of them.
+        # Real ones have different names, from the operating system.
         process = type("Process", (Heartbeat,), {"worker": f"process {number}"})(**vars(made))
         process.clock = world.clock
         if made.engine.dialect.name == "sqlite":
@@ -736,7 +736,7 @@ def hurry(connection: Any, _record: object) -> None:
 
 def test_the_rules_hold_in_every_order_of_events(world: World) -> None:
     run_state_machine_as_test(
-        lambda: Rules(world),  # type: ignore[arg-type] # any callable will do, says its docstring
+        lambda: Rules(world),  # type: ignore[arg-type] # its docstring allows any callable
         settings=settings(
             max_examples=int(os.environ.get("RULES_EXAMPLES", EXAMPLES[DATABASE])),
             stateful_step_count=40,

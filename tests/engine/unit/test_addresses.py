@@ -62,7 +62,7 @@ def test_an_address_is_read_as_servers_and_proxies_write_it(text: str, address: 
         "_hidden",
     ],
 )
-def test_what_is_no_address_is_none(text: str) -> None:
+def test_an_invalid_address_is_none(text: str) -> None:
     assert parse_address(text) is None
 
 

@@ -47,9 +47,7 @@ def test_a_window_that_cannot_be_is_refused_with_an_example(text: str) -> None:
         ("Australia/Lord_Howe", date(2026, 10, 4)),
     ],
 )
-def test_a_window_is_open_in_the_minutes_that_the_clock_on_the_wall_says(
-    between: str, zone: str, day: date
-) -> None:
+def test_a_window_is_open_in_minutes_of_the_local_time(between: str, zone: str, day: date) -> None:
     noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
     plain = between.replace("9:30-", "09:30-")
     for minute in each(noon - timedelta(days=1), noon + timedelta(days=1), MINUTE):

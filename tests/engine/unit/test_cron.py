@@ -1,4 +1,4 @@
-"""The times of cron expressions: what is read, what is refused, and the days of 23 and 25 hours."""
+"""The times of cron expressions: valid and invalid ones, and days of 23 and 25 hours."""
 
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta

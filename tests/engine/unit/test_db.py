@@ -17,7 +17,6 @@ from sqlalchemy.orm import Session
 
 from data_flows.heartbeat.db import (
     BOOKKEEPING,
-    DEFAULT,
     UNLIMITED,
     Limits,
     Waiters,
@@ -28,6 +27,7 @@ from data_flows.heartbeat.db import (
     require_reachable,
 )
 from data_flows.heartbeat.db import write_lock as locking
+from data_flows.heartbeat.db.limits import DEFAULT
 from data_flows.heartbeat.errors import DatabaseBusyError, DatabaseNotReadyError, SettingsError
 
 from ..conftest import DATABASE
@@ -72,7 +72,7 @@ def test_the_environment_wins_over_the_setting(monkeypatch: pytest.MonkeyPatch) 
         {"sqlalchemy.url": "postgresql://joe:hunter2@localhost:port/app"},
     ],
 )
-def test_a_url_that_is_none_is_told_with_an_example_and_not_shown(
+def test_an_invalid_url_is_reported_with_an_example_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     monkeypatch.delenv("DATABASE_URL")
@@ -137,7 +137,7 @@ def test_the_engine_waits_for_the_write_lock_of_sqlite_longer_than_any_flow_take
     assert milliseconds == 1_000 * seconds
 
 
-def test_who_connects_while_another_makes_the_file_of_sqlite_waits_for_it(tmp_path: Path) -> None:
+def test_connecting_waits_for_another_that_creates_the_file_of_sqlite(tmp_path: Path) -> None:
     file = tmp_path / "app.sqlite"
     engine = make_engine(make_url(f"sqlite:///{file}"))
     with closing(sqlite3.connect(file)) as other, ThreadPoolExecutor() as pool:
@@ -164,7 +164,7 @@ def sqlite(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-def test_who_must_not_wait_for_sqlites_lock_is_told_at_once_that_it_is_held(
+def test_without_waiting_a_held_lock_of_sqlite_is_reported_at_once(
     sqlite: Engine,
 ) -> None:
     with Session(sqlite) as first, Session(sqlite) as second:
@@ -181,7 +181,7 @@ def test_who_must_not_wait_for_sqlites_lock_is_told_at_once_that_it_is_held(
 def test_a_thread_that_waits_for_the_lock_is_woken_up_when_it_is_free(
     sqlite: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(locking, "LOOK_AGAIN", 3_600.0)
+    monkeypatch.setattr(locking, "RETRY_AFTER", 3_600.0)
     waiting = threading.Event()
 
     def write() -> bool:
@@ -241,7 +241,7 @@ def test_the_folder_of_a_database_file_is_made(tmp_path: Path) -> None:
     assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_database_that_cannot_be_reached_is_told_with_cause_and_mend(tmp_path: Path) -> None:
+def test_an_unreachable_database_is_reported_with_cause_and_fix(tmp_path: Path) -> None:
     engine = make_engine(make_url(f"sqlite:///{tmp_path / 'missing' / 'app.sqlite'}"))
 
     with pytest.raises(DatabaseNotReadyError, match=r"cannot be reached.*fix"):
@@ -251,7 +251,7 @@ def test_a_database_that_cannot_be_reached_is_told_with_cause_and_mend(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-# What a driver says when the server closes a new connection.
+# The driver's message when the server closes a new connection.
 CLOSED = {
     "postgresql": ("postgresql+psycopg", "server closed the connection unexpectedly"),
     "mysql": ("mysql+pymysql", "Lost connection to MySQL server"),

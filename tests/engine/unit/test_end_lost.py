@@ -1,4 +1,4 @@
-"""What is left of a run whose process did not end it."""
+"""The end of a run whose process did not end it."""
 
 from datetime import timedelta
 from typing import Any
@@ -11,7 +11,7 @@ from data_flows.heartbeat import Heartbeat
 from data_flows.heartbeat.errors import LeaseExpired
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.runs.finish import end_lost
-from data_flows.heartbeat.runs.retry import MOST_ATTEMPTS
+from data_flows.heartbeat.runs.retry import MAX_ATTEMPTS
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import NOON, data_flow, data_flow_run
@@ -82,7 +82,7 @@ def test_the_slot_is_due_again_with_all_that_belongs_to_it(
 
 @pytest.mark.parametrize(
     "columns",
-    [{"attempt": MOST_ATTEMPTS}, {"scheduled_for": None}],
+    [{"attempt": MAX_ATTEMPTS}, {"scheduled_for": None}],
     ids=["the last attempt", "no slot"],
 )
 def test_some_runs_have_no_next_attempt(

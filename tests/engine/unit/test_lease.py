@@ -1,4 +1,4 @@
-"""Renewing: who gets a whole lease again, and who not."""
+"""Renewal: which runs get a whole lease again, and which do not."""
 
 import threading
 import time
@@ -62,7 +62,7 @@ def at_work(heartbeat: Heartbeat, run: DataFlowRun) -> Iterator[FakeClock]:
 
 
 class WatchedClock(FakeClock):
-    """A clock that notes when somebody has looked at it."""
+    """A clock that records when it was read."""
 
     def __init__(self, start: datetime) -> None:
         super().__init__(start)

@@ -123,7 +123,7 @@ def test_a_time_comes_back_aware_in_utc_to_the_microsecond(
     assert stored.tzinfo is UTC
 
 
-def test_a_time_without_a_zone_is_refused_with_the_mend(dbsession: Session) -> None:
+def test_a_time_without_a_zone_is_refused_with_the_fix(dbsession: Session) -> None:
     dbsession.add(data_flow_beat(received_at=datetime(2026, 3, 1)))  # noqa: DTZ001 - the point
 
     with pytest.raises(StatementError, match=r"datetime\.now\(UTC\)"):

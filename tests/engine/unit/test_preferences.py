@@ -49,7 +49,7 @@ def test_what_a_beat_knows_is_read(headers: list[str], preferences: Preferences)
 @pytest.mark.parametrize(
     "value", ["-1", "1.5", "1e3", "0x10", "ten", "", "\u0663", "\u00b2", "+5", "5s", "_5"]
 )
-def test_a_wait_that_is_no_number_of_seconds_is_passed_over(value: str) -> None:
+def test_an_invalid_wait_is_ignored(value: str) -> None:
     assert parse_preferences([f"wait={value}"]).wait is None
 
 

@@ -1,4 +1,4 @@
-"""What is shown in terminals and log lines cannot steer them."""
+"""Text in terminals and log lines cannot control them."""
 
 import logging
 

@@ -1,4 +1,4 @@
-"""What is taken out of text before it is stored or shown, and what stays."""
+"""The removal of secrets from text before it is stored or shown."""
 
 import contextlib
 import time
@@ -330,7 +330,7 @@ def test_a_cut_shows_no_part_of_a_secret_that_is_longer_than_all_that_is_read(fo
 
 
 def parts_of_the_secret(shown: str) -> list[str]:
-    """Return what is shown of the secret: five characters of it in a row, or more."""
+    """Return the shown parts of the secret: five characters of it in a row, or more."""
     return [SECRET[n : n + 5] for n in range(len(SECRET) - 4) if SECRET[n : n + 5] in shown]
 
 

@@ -63,7 +63,7 @@ def expected_slots(rule: Rule, first: datetime, until: datetime) -> list[datetim
 
 
 def live(rule: Rule, begin: datetime, beats: Iterable[datetime]) -> list[Due]:
-    """Beat a flow as the engine does, and give what it did each time that it was due."""
+    """Beat a flow as the engine does, and return each slot that was due."""
     ahead, first, did = first_slot(rule, begin), True, []
     for now in beats:
         while ahead <= now:
@@ -254,7 +254,7 @@ def test_the_grid_of_a_new_flow_begins_with_its_first_claim_or_where_the_window_
     assert due(NIGHTLY, evening, evening - SECOND, first=True) == Due(None, 0, evening)
 
 
-def test_a_grid_that_never_meets_its_window_begins_anew_where_it_opens() -> None:
+def test_a_grid_that_never_meets_its_window_restarts_where_it_opens() -> None:
     rule = Rule(every=86_400, between="22:00-06:00")
 
     assert next_after(rule, NOON) == NOON + DAY + 10 * HOUR
@@ -283,7 +283,7 @@ def test_the_first_claim_of_every_is_its_first_slot_and_misses_nothing() -> None
     assert due(HOURLY, NOON, now, first=True) == Due(NOON + 7 * HOUR, 7, NOON + 8 * HOUR)
 
 
-def test_cron_is_not_due_between_its_times_whatever_the_row_says() -> None:
+def test_cron_is_not_due_between_its_times_whatever_the_row_holds() -> None:
     found = due(HOURLY, NOON + MINUTE, NOON + 2 * MINUTE)
 
     assert found == Due(None, 0, NOON + HOUR)

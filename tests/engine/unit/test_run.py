@@ -1,4 +1,4 @@
-"""The log that is kept with a run: how much of it, and what it never does."""
+"""The log that is kept with a run: its limit, and its errors."""
 
 import logging
 

@@ -210,7 +210,7 @@ def test_database_url_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> Non
     assert str(url) == "postgresql+psycopg://joe@db/app"
 
 
-def test_space_around_a_token_is_no_part_of_it_and_space_alone_is_none() -> None:
+def test_space_around_a_token_is_ignored_and_space_alone_is_none() -> None:
     settings = Settings.read({"heartbeat.operator_token": " \n"}, {"HEARTBEAT_TOKEN": f" {GOOD}\n"})
 
     assert settings.token is not None

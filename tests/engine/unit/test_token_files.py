@@ -1,4 +1,4 @@
-"""Token files: what a line means, when they are read again, and that no secret shows."""
+"""Token files: the format of a line, when they are read again, and that no secret is shown."""
 
 import os
 from collections.abc import Callable

@@ -1,6 +1,6 @@
-"""The time of beats, flows and runs: tests replace it.
+"""The source of the current time, which tests replace.
 
-Waits for threads, locks and connections go by the machine itself.
+Waits for threads, locks and connections do not use it.
 """
 
 import time
@@ -15,7 +15,7 @@ class Clock:
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds that never go back, for durations."""
+        """Return the monotonic time in seconds, for durations."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:

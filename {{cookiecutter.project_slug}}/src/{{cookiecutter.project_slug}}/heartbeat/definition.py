@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, Self
 
@@ -28,7 +29,7 @@ from .validation import problems_in
 
 Handler = Callable[..., Any]
 MAX_INTEGER = 2**31 - 1  # of a column
-# The options that need an optional module: the attribute of Heartbeat that it sets, and its file.
+# By option that needs an optional module: the attribute of Heartbeat that it sets, and its file.
 _MODULES = {
     "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
     "after": ("check_conditions", "optional/conditions.py"),
@@ -74,7 +75,7 @@ _Configuration = Annotated[dict[str, Any] | type[BaseModel], PlainValidator(_rea
 
 
 def check_function(function: Handler) -> Handler:
-    """Return the function. Raises ValueError if calling it with a run would not run it."""
+    """Return the function. Raises ValueError if it does not run when it is called with a run."""
     if isinstance(function, type):
         raise ValueError("is a class: declare a function, at the top of a module")  # noqa: TRY004
     # A function, or the method of a callable object.
@@ -84,7 +85,7 @@ def check_function(function: Handler) -> Handler:
         if inspect.isgeneratorfunction(code):
             raise ValueError("is a generator, which runs nothing when called: return, do not yield")
     try:
-        # The parameters of the decorator's function: it may add those of the decorated one.
+        # The parameters of a decorator's wrapper, which is what is called.
         signature = inspect.signature(function, follow_wrapped=False)
     except ValueError:  # a function written in C may have no signature
         return function
@@ -139,7 +140,7 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
 
     @field_validator("timeout")
     @classmethod
-    def _can_run_apart(cls, timeout: int | None, info: ValidationInfo) -> int | None:
+    def _can_run_in_subprocess(cls, timeout: int | None, info: ValidationInfo) -> int | None:
         if timeout is not None and not is_importable(info.data.get("function")):
             raise ValueError(
                 "its process imports the function by name: define it at the top level of a module, "
@@ -154,28 +155,33 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
                 f"every is {self.every!r} and cron is {self.cron!r}: declare one of the two, every "
                 'such as "30s", "5m", "2h" or "1d", or cron such as "0 3 * * *"'
             )
-        next_after(self.rule_of(self), datetime.now(UTC))
+        next_after(self.rule, datetime.now(UTC))
         return self
 
     @property
     def schedule(self) -> str:
         """The declared schedule, as a row stores it."""
-        return str(self.rule_of(self))
+        return str(self.rule)
+
+    @property
+    def rule(self) -> Rule:
+        """The rule of the declared schedule."""
+        return Rule(self.every, self.cron, self.timezone, self.between, self.catch_up, self.grace)
 
     def rule_of(self, row: Any) -> Rule:
-        """Return the rule of a row of this handler, or of the definition itself.
+        """Return the rule of the schedule in a row of this handler.
 
         Raises ScheduleError for an invalid interval, which SQLite can store.
         """
-        every = (given := getattr(row, "run_interval", self.every)) and parse_every(given)
-        return Rule(every, row.cron, row.timezone, self.between, self.catch_up, self.grace)
+        every = row.run_interval and parse_every(row.run_interval)
+        return replace(self.rule, every=every, cron=row.cron, timezone=row.timezone)
 
     def failure_options(self) -> dict[str, str | int | None]:
         """Return the options that take effect after a failure, by column of the flow's row."""
         return {
             "on_lost": self.on_lost,
             "retries": min(self.retries, MAX_INTEGER),
-            "retry_delay": min(self.retry_delay, MAX_INTEGER),
+            "retry_delay": self.retry_delay,
             "pause_after": self.pause_after and min(self.pause_after, MAX_INTEGER),
         }
 

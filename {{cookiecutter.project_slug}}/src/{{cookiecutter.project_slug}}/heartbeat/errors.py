@@ -14,7 +14,7 @@ class SettingsError(DataFlowError, ValueError):
 
 
 class InclusionError(DataFlowError, exceptions.ConfigurationError):  # type: ignore[misc]
-    """The application cannot include the engine as it does; the message states the solution."""
+    """The engine is included in a way that cannot work; the message states the solution."""
 
 
 class ScheduleError(DataFlowError, ValueError):
@@ -52,7 +52,7 @@ class UnknownRunError(DataFlowError, LookupError):
 
 
 class NameTakenError(DataFlowError):
-    """The name that was given for a flow belongs to another one."""
+    """The name that was given for a flow is the name of another flow."""
 
 
 class InputError(DataFlowError, ValueError):
@@ -141,7 +141,7 @@ class SessionEndedError(DataFlowError):
 
 
 class SessionInUseError(DataFlowError):
-    """A flow ended while another thread was executing a statement by its session."""
+    """A flow ended while another thread was executing a statement through its session."""
 
     def __init__(self) -> None:
         super().__init__(

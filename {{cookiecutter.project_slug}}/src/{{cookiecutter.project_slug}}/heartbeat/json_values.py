@@ -53,7 +53,7 @@ class _Reader:
 
     def problem(self, item: Any, path: tuple[object, ...]) -> str | None:
         """Return the first problem of an item or of the items within it."""
-        # An object may return another class to isinstance().
+        # isinstance() would believe the `__class__` of the item.
         kind = type(item)
         if problem := self._own_problem(item, kind):
             return f"{_shown(path)} {problem}"
@@ -126,7 +126,7 @@ def _refuse_constant(name: str) -> NoReturn:
 
 def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"the number {text} is too large")
     return number
 
 

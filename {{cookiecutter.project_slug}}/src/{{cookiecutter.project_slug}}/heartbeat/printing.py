@@ -6,7 +6,7 @@ import unicodedata
 
 # Controls, formats (directions, zero width), lone surrogates, and two kinds of line ends.
 _ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_PERHAPS = re.compile(r"[^\w\x20-\x7e]")
+_MAYBE_ESCAPED = re.compile(r"[^\w\x20-\x7e]")
 
 
 def printable(text: str, kept: str = "") -> str:
@@ -21,7 +21,7 @@ def printable(text: str, kept: str = "") -> str:
             return char
         return char.encode("unicode_escape").decode()
 
-    return text if text.isprintable() else _PERHAPS.sub(escape, text)
+    return text if text.isprintable() else _MAYBE_ESCAPED.sub(escape, text)
 
 
 class LineFormatter(logging.Formatter):

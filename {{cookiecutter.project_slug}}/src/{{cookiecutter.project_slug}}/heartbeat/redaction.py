@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # `startup`, which reports a missing package, needs this modu
 LONGEST_MESSAGE = 2_000
 LONGEST_BACKTRACE = 12_000
 LONGEST_TYPE = 200
-# How many characters around the part that is shown are read as well. Before that part there must
-# be room for a name and the spaces around its colon.
+# How many characters around the shown part are redacted with it: enough for the name of a secret
+# and the spaces around its colon.
 CONTEXT = 1_000
 
 _MASK = "***"
@@ -74,16 +74,17 @@ def _head(text: str, limit: int, secrets: Sequence[str]) -> str:
     """Return the beginning of a text that is cut, without a part of a secret at the cut."""
     window = text[: limit + CONTEXT]
     for secret in secrets:
-        lengths = range(min(len(secret), len(window)), 0, -1)
-        if part := next((n for n in lengths if window.endswith(secret[:n])), 0):
+        lengths = range(1, len(secret) + 1)
+        part = max((n for n in lengths if window.endswith(secret[:n])), default=0)
+        if part:
             window = window[:-part] + _MASK
     return _storable(_mask(window, secrets, PATTERNS_BEFORE_CUT))[:limit]
 
 
 def _tail(text: str, limit: int, secrets: Sequence[str]) -> str:
-    """Return the end of a text that is cut: whole lines, the context before which was read.
+    """Return whole lines from the end of a text that is cut.
 
-    The text before it on the same line may belong to a secret that began earlier.
+    A part of a line is left out, since it may be the end of a secret.
     """
     window = text[-4 * limit - CONTEXT :]
     begin = window.rfind("\n", CONTEXT, len(window) - limit)
@@ -105,7 +106,7 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     half = (limit - 20) // 2
-    return f"{text[:half]}\n... cut here ...\n{text[-half:]}"
+    return f"{text[:half]}{_CUT}{text[-half:]}"
 
 
 def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[str, str]:
@@ -128,7 +129,7 @@ def describe_error(error: BaseException, secrets: Sequence[str] = ()) -> dict[st
 
 
 def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
-    r"""Return a run's columns with ASCII texts, for a database that refused other ones.
+    r"""Return a run's columns with ASCII texts, for a database that refuses other characters.
 
     The other characters become Python's escapes, such as \U0001f600.
     """
@@ -140,7 +141,7 @@ def as_ascii(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def escape(text: str, codec: str) -> str:
-    """Return a text in which Python's escapes replace NUL and all that a codec cannot encode."""
+    """Return `text` with Python's escapes for NUL and the characters that `codec` cannot encode."""
     return text.replace("\0", "\\x00").encode(codec, "backslashreplace").decode(codec)
 
 

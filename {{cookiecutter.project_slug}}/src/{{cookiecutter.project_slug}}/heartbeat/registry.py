@@ -32,7 +32,8 @@ class FlowOptions(TypedDict, total=False):
     configuration: the initial JSON object of a new row, which `run.configuration` returns; or a
         pydantic model whose fields have defaults, of which `run.configuration` is an instance.
     description: one line; the first line of the docstring by default.
-    after: names of flows. It waits until each has succeeded since its own last success began.
+    after: names of flows. This one waits until each of them has succeeded since its own last
+        success began.
     when: a function that each beat calls when the flow is due, with a `run` whose session only
         reads. If it returns false or a text, the flow waits; the text is the reason.
     retries: how often a failed slot is retried, after `retry_delay`: "1m" by default, doubled each
@@ -132,7 +133,7 @@ def _define(config: Configurator, function: Handler, options: FlowOptions) -> Fl
     except ValidationError as error:
         found = problems_in(error, given, FlowDefinition, "option", "")
         raise _invalid(place, given["name"], [problem.line for problem in found]) from error
-    except Exception as error:  # a scan ignores some of them, and none has the place
+    except Exception as error:  # whose message has no place; a scan ignores some of them
         problem = f"cannot be declared: {error_text(error)}"
         raise _invalid(place, given["name"], [problem]) from error
 

@@ -26,7 +26,7 @@ HEARTBEAT = property(lambda request: request.registry["heartbeat"])
 
 def require_same_place(config: Configurator) -> None:
     """Raise InclusionError if the engine is included again, below another route prefix."""
-    place = f"/{(config.route_prefix or '').strip('/')}"
+    place = _prefix_of(config)
     if place != config.registry["heartbeat.place"]:
         raise InclusionError(
             f"the engine is included below {config.registry['heartbeat.place']} already, and now "
@@ -45,11 +45,15 @@ def is_below(request: Request) -> bool:
 
 
 def includeme(config: Configurator) -> None:
-    """Add a check, for when the application is complete, that it hides no part of the engine."""
-    config.registry["heartbeat.place"] = f"/{(config.route_prefix or '').strip('/')}"
+    """Add `request.heartbeat`, and a check that the complete application hides no route of ours."""
+    config.registry["heartbeat.place"] = _prefix_of(config)
     config.add_request_method(HEARTBEAT, "heartbeat", property=True)
     # After all routes and request methods, whatever their order.
     config.action(None, _check, args=(config,), order=1_000_000)
+
+
+def _prefix_of(config: Configurator) -> str:
+    return f"/{(config.route_prefix or '').strip('/')}"
 
 
 def _check(config: Configurator) -> None:
@@ -74,7 +78,7 @@ def _check(config: Configurator) -> None:
 
 
 def _hidden_path(route: Any, other: Any) -> str | None:
-    """Return a path of our `route` if `other`, which comes before it, takes that path."""
+    """Return a path of our `route` that `other`, an earlier route, matches; None if it has none."""
     request = Request.blank("/", method="POST" if route.name == "heartbeat.beat" else "GET")
     try:
         path: str = route.generate(_SAMPLE)

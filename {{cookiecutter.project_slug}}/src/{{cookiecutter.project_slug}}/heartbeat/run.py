@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The span of time a run is about, aware, in UTC; `start` is the end of the last one."""
+    """The time span that a run processes, in aware UTC; it starts at the end of the last one."""
 
     start: datetime
     end: datetime
@@ -22,8 +22,8 @@ class Run:
 
     session: writes through it are committed together with the run's success, or not at all.
     configuration: the JSON object of the flow's row, or the declared model of it.
-    window: what to work on; windows of successful runs meet without gap or overlap.
-    scheduled_for: the slot, aware UTC; None for a run asked for by hand.
+    window: the time span to process; those of successful runs have no gap and no overlap.
+    scheduled_for: the slot, aware UTC; None for a manual run.
     attempt: 1, or more for a retry of the same slot.
     log: a logger whose lines are kept with the run.
     """

@@ -39,7 +39,7 @@ class RunLog(logging.Handler):
         except BaseException:  # noqa: BLE001 - as everywhere in logging, a bad call has no effect
             with suppress(BaseException):
                 self.handleError(record)
-            # The handlers after this one would meet the same error, and let some of them pass.
+            # The handlers after this one would fail as well, and may not catch the error.
             record.msg, record.args = "(a line that could not be formatted)", None
             return
         if self._length + len(line) > LONGEST_LOG:

@@ -19,7 +19,7 @@ from .validation import problems_in
 
 PREFIX = "heartbeat."
 ENVIRONMENT_PREFIX = "HEARTBEAT_"
-# After this many times heartbeat.expected_every without a beat, the scheduler is taken for lost.
+# The scheduler counts as lost after this many times heartbeat.expected_every without a beat.
 BEATS_MISSED = 2
 
 
@@ -119,20 +119,21 @@ def read_settings(ini: Mapping[str, Any]) -> tuple[Settings, URL]:
 
 
 def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
-    """Yield the secrets of a role at start, each with the name of its setting."""
-    if str(given.get(f"{role}token", "")).strip():
-        yield f"{role}token", str(given[f"{role}token"]).strip()
-    if str(given.get(f"{role}token_file", "")).strip():
-        for token in read_tokens(Path(str(given[f"{role}token_file"]))):
+    """Yield the secrets of a role, each with the name of its setting."""
+    if secret := str(given.get(f"{role}token", "")).strip():
+        yield f"{role}token", secret
+    if file := str(given.get(f"{role}token_file", "")).strip():
+        for token in read_tokens(Path(file)):
             yield f"{role}token_file", token.secret
 
 
 def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterator[str]:
     beats, operators = [*_secrets(given, "")], [*_secrets(given, "operator_")]
     for name, secret in beats:
-        for other in [other for other, same in operators if same == secret]:
-            problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
-            yield f"{problem}: the scheduler may only beat; create another token for operators"
+        for other, operator_secret in operators:
+            if secret == operator_secret:
+                problem = f"{PREFIX}{name} and {PREFIX}{other} hold the same secret"
+                yield f"{problem}: the scheduler may only beat; create another token for operators"
     is_development = asbool(ini.get("pyramid.reload_templates"))
     for name, secret in beats + operators:
         if not is_development and (reason := weakness(secret)):

@@ -1,6 +1,6 @@
 """Errors at start, in one line each: what happened, where, and what to do.
 
-Imported before everything else, and made of the standard library alone: a missing package is
+Imported before everything else, and with the standard library alone, so that a missing package is
 reported like any other error.
 """
 
@@ -16,10 +16,10 @@ from typing import Any
 from .printing import printable
 from .redaction import describe_error, error_text, redact
 
-# The programs whose errors are printed so, and their options that print the traceback as well.
-# Other programs that import the engine are not changed.
+# The programs whose errors are printed in this form, each with its options for a traceback. Other
+# programs that import the engine are not changed.
 PROGRAMS = {"heartbeat": ["--debug"], "pserve": ["-v", "--verbose"]}
-# While `python -m` looks for the package, the program's name is in the original arguments alone.
+# While `python -m` imports the package, only the original arguments have its name.
 _RUN_BY_NAME = sys.argv[0] == "-m" and __package__ in sys.orig_argv
 PROGRAM = "heartbeat" if _RUN_BY_NAME else Path(sys.argv[0]).stem
 
@@ -53,7 +53,7 @@ def explain(error: BaseException, ini_file: str = "") -> list[str]:
 
 
 def is_debugging() -> bool:
-    """Return whether this program was asked to print tracebacks."""
+    """Return whether this program has an option for tracebacks."""
     return any(flag in sys.argv for flag in PROGRAMS.get(PROGRAM, ()))
 
 
@@ -70,7 +70,7 @@ def _file_problem(error: BaseException) -> str:
 def _explain_missing(module: str, frames: list[tuple[str, bool]], ini_file: str) -> str:
     message = f"the package {module} is not installed"
     place, is_ours = frames[-1] if frames else ("", False)
-    # A package that the .ini file names is imported by other packages.
+    # Another package imports what the .ini file names, so the place of the import does not help.
     text = "" if is_ours or not ini_file else Path(ini_file.partition("#")[0]).read_text("utf-8")
     if not re.search(rf"\b{re.escape(module)}\b", text):
         message += f", which {place} imports"
@@ -91,7 +91,7 @@ def _frames(error: BaseException) -> list[tuple[str, bool]]:
     for frame, line in traceback.walk_tb(error.__traceback__):
         file = frame.f_code.co_filename
         module = frame.f_globals.get("__name__", "")
-        # An installed project is a library too, known by its name.
+        # An installed project is among the libraries, too: its name identifies it.
         is_ours = _is_ours(module) or not file.startswith(_LIBRARIES)
         frames.append((f"{file}, line {line}", is_ours and module != "__main__"))
     return frames

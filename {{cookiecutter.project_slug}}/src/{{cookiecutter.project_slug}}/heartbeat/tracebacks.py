@@ -37,7 +37,7 @@ Clip = Callable[[str, int], str]
 
 
 def is_a(error: BaseException, kind: type[_Error]) -> TypeGuard[_Error]:
-    """Return whether an error is of a class, whatever its own `__class__` is."""
+    """Return whether an error is an instance of `kind`, whatever its `__class__` claims."""
     return issubclass(type(error), kind)
 
 
@@ -114,7 +114,7 @@ class _Report:
 
 
 def _own(error: BaseException, name: str, kind: type = BaseException) -> Any:
-    """Return an attribute of the interpreter's, even where the class defines one of that name."""
+    """Return a built-in attribute of an exception, even if its class overrides that."""
     return vars(kind)[name].__get__(error)
 
 

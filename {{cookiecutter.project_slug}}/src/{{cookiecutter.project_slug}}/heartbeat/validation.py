@@ -1,7 +1,7 @@
 """Validation of input: settings, declarations, configurations and requests."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
@@ -62,18 +62,13 @@ def validate_input(model: type[_Model], given: Mapping[str, Any], *place: str) -
         raise InputError(reasons) from error
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the end of a message about an unknown name, which suggests the nearest known one."""
-    near = get_close_matches(name, names, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
 def _nearest_field(name: str, model: type[BaseModel], prefix: str) -> str:
-    for near in get_close_matches(name, model.model_fields, 1):
-        examples = model.model_fields[near].examples
-        example = f", as in {examples[0]}" if examples and not prefix else ""
-        return f"; did you mean {prefix}{near}{example}?"
-    return ""
+    near = get_close_matches(name, model.model_fields, 1)
+    if not near:
+        return ""
+    examples = model.model_fields[near[0]].examples
+    example = f", as in {examples[0]}" if examples and not prefix else ""
+    return f"; did you mean {prefix}{near[0]}{example}?"
 
 
 def _shown(value: Any, field: FieldInfo | None) -> str:

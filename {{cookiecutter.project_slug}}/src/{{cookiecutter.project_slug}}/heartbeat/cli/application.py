@@ -60,13 +60,13 @@ class Commands(click.Group):
 
 
 def _start(step: Callable[[str], _Result], config: str, kind: type[CommandError]) -> _Result:
-    """Take a step of starting the application. Raises `kind` with the reason if it fails."""
+    """Call a step of the start. Raises `kind` with the reason if it fails."""
     try:
         return step(config)
     except Exception as error:
         if is_debugging():
             raise
-        # Without this function, the rest of the traceback is the application's.
+        # `explain` looks for the application's frames: this function is not one of them.
         error.__traceback__ = error.__traceback__ and error.__traceback__.tb_next
         raise kind(explain(error, config)) from error
 
@@ -106,8 +106,8 @@ def application(config: str) -> Iterator[Heartbeat]:
     """Start the application that `config` names, and yield its heartbeat."""
     _start(setup_logging, config, FileError)
     before = list(global_registries)
-    # Unlike `bootstrap`, this makes no request: the root factory may redirect one without a user.
-    # The application, which may be wrapped in others, keeps its registry.
+    # Not `bootstrap`, which makes a request: the root factory may redirect one without a user. The
+    # variable keeps the registry alive, which `global_registries` references weakly.
     _application = _start(_get_app, config, CommandError)
     made = [each for each in global_registries if not any(each is known for known in before)]
     heartbeats = [registry["heartbeat"] for registry in made if "heartbeat" in registry]
@@ -122,7 +122,7 @@ def application(config: str) -> Iterator[Heartbeat]:
         require_current(heartbeat.engine)
         raise
     finally:
-        with suppress(DBAPIError):  # else the lease of such a run ends it
+        with suppress(DBAPIError):  # then those runs end with their leases
             release_in_doubt(heartbeat)
         heartbeat.dispose()
 

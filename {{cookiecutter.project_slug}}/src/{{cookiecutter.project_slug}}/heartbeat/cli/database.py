@@ -18,8 +18,8 @@ from .application import application, config_option
 def migrate(config: str) -> None:
     """Bring the database up to date: the heartbeat's tables first, then yours.
 
-    The database is created if it is missing and that is allowed. Several processes may call this
-    at once: they take turns.
+    A missing database is created, where that is allowed. Several processes may call this at once:
+    they take turns.
     """
     engine = make_engine(_url(config), limits=MIGRATION)
     try:
@@ -29,8 +29,7 @@ def migrate(config: str) -> None:
         migrations.require_current(engine)
         click.echo("the heartbeat's tables are up to date")
         if own := own_chain(config):
-            lock = backend_of(engine).migration_lock
-            with engine.connect() as connection, lock(connection):
+            with engine.connect() as connection, backend_of(engine).migration_lock(connection):
                 own.attributes["connection"] = connection
                 alembic_command.upgrade(own, "head")
                 connection.commit()

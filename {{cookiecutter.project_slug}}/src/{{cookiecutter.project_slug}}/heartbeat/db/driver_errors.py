@@ -1,4 +1,4 @@
-"""What an error of a driver means, and what it says."""
+"""The meaning of driver errors, and their messages."""
 
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -6,7 +6,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from ..tracebacks import is_a
 
-# How the codes of errors begin that have to do with the moment and not with the statement:
+# The beginnings of codes for temporary problems, which are not caused by the statement:
 # PostgreSQL's classes for connections, conflicts, resources, locks and operators; SQLite's names.
 UNAVAILABLE_AS = (
     *("08", "25006", "25P03", "40", "53", "55P03", "57", "58"),
@@ -23,12 +23,14 @@ UNAVAILABLE = frozenset(
 
 
 def error_code(error: BaseException | None) -> object:
-    """Return what a driver's error is: PostgreSQL's SQLSTATE, MySQL's number, or SQLite's name."""
-    number = next(iter(getattr(error, "args", ())), None)
-    if isinstance(number, int):
-        return number
-    names = ("sqlstate", "pgcode", "sqlite_errorname")  # the second one is psycopg2's
-    return next(filter(None, (getattr(error, name, None) for name in names)), None)
+    """Return the code of a driver's error: PostgreSQL's SQLSTATE, MySQL's number, SQLite's name."""
+    arguments = getattr(error, "args", ())
+    if arguments and isinstance(arguments[0], int):
+        return arguments[0]
+    for name in ("sqlstate", "pgcode", "sqlite_errorname"):  # of psycopg, psycopg2 and sqlite3
+        if code := getattr(error, name, None):
+            return code
+    return None
 
 
 def replace_read_only(context: ExceptionContext) -> None:
@@ -38,31 +40,32 @@ def replace_read_only(context: ExceptionContext) -> None:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Return whether an error means that the database cannot be used now, not a misuse of it."""
+    """Return whether an error is a temporary problem of the database, and not a wrong statement."""
     if not is_a(error, DBAPIError):
         return is_a(error, PoolTimeoutError)
-    # Without a statement it failed to connect, or to commit.
-    unstated = is_a(error, OperationalError) and error.statement is None
+    # An error without a statement is one of connecting or committing.
+    no_statement = is_a(error, OperationalError) and error.statement is None
     code = error_code(error.orig)
     refused = code in UNAVAILABLE if isinstance(code, int) else str(code).startswith(UNAVAILABLE_AS)
-    return error.connection_invalidated or unstated or refused
+    return error.connection_invalidated or no_statement or refused
 
 
 def is_silent(error: BaseException) -> bool:
-    """Return whether the database has not answered: asking for the cause would take as long."""
-    said = reason(error) if is_a(error, DBAPIError) else ""
-    return any(words in said for words in ("has not answered", "timeout expired", "timed out"))
+    """Return whether the database did not answer in time, so that another query would not help."""
+    message = reason(error) if is_a(error, DBAPIError) else ""
+    return any(words in message for words in ("has not answered", "timeout expired", "timed out"))
 
 
 def reason(error: DBAPIError) -> str:
-    """Return what the driver says, in one line: some give it as the last of several values."""
+    """Return the driver's message, in one line."""
     if notes := getattr(error.orig, "__notes__", ()):  # of the watch, which knows the cause
         return str(notes[0])
-    # psycopg shows the place in the statement below what it says.
-    if said := getattr(getattr(error.orig, "diag", None), "message_primary", None):
-        return str(said)
+    # The text of psycopg's error continues with the place in the statement.
+    if message := getattr(getattr(error.orig, "diag", None), "message_primary", None):
+        return str(message)
+    # PyMySQL's error has a number before the message.
     arguments = getattr(error.orig, "args", ())
     lines = str(arguments[-1] if arguments else error.orig).strip().splitlines()
-    # psycopg indents guesses below what it says; PostgreSQL adds details.
+    # psycopg adds indented guesses, and PostgreSQL details.
     causes = [line for line in lines if not line.startswith((" ", "\t", "DETAIL:", "HINT:"))]
     return causes[-1] if causes else type(error.orig).__name__

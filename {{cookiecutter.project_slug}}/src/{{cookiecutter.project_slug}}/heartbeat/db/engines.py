@@ -14,7 +14,7 @@ from .backends import BACKENDS
 from .limits import DEFAULT, Limits
 from .text import learn_codec
 
-# SQLAlchemy's own choice for a bare URL changed between versions: written out, it cannot.
+# Written out, since SQLAlchemy's default drivers have changed between versions.
 _DRIVERS = {
     "postgres": "postgresql+psycopg",
     "postgresql": "postgresql+psycopg",
@@ -37,7 +37,7 @@ def database_url(settings: Mapping[str, Any]) -> URL:
         raise SettingsError(message)
     try:
         url = make_url(raw)
-    except (ArgumentError, ValueError):  # the latter for a port that is no number
+    except (ArgumentError, ValueError):  # the latter for an invalid port
         message = f"sqlalchemy.url or DATABASE_URL is not a database URL: write one {example}"
         raise SettingsError(message) from None
     return url.set(drivername=_DRIVERS.get(url.drivername, url.drivername))

@@ -1,4 +1,4 @@
-"""SQL expressions and statements that differ between databases, or allow for unreadable values."""
+"""SQL expressions that differ between databases, or include unreadable times."""
 
 from datetime import datetime
 from typing import Any
@@ -16,9 +16,9 @@ END_OF_TIME = sa.literal(LAST_SLOT, UTCDateTime())
 
 
 def has_come(time: Any, now: sa.ColumnElement[datetime]) -> sa.ColumnElement[bool]:
-    """Return the condition of times up to `now`, and of those that never come.
+    """Return the condition that a time is not after `now`, or is unreadable.
 
-    Somebody must read these rows to find that they cannot be read.
+    A row with an unreadable time must be selected, so that its flow is disabled with the reason.
     """
     return sa.or_(time <= now, time > END_OF_TIME)
 

@@ -25,7 +25,7 @@ from .statements import transaction_control
 from .transactions import limit_transaction
 from .watch import answer_within
 
-# How long a thread may take to notice that its statement was broken off, in seconds.
+# How long a thread may take to notice that its statement was interrupted, in seconds.
 LEAVING_SECONDS = 5.0
 HINT = (
     "The flow's transaction ended with this error. To survive one, put the statement into "
@@ -41,23 +41,23 @@ _SKIP_EVENTS = "skip_user_error_events"
 class FlowSession(Session):
     """A flow's session. The engine alone ends its transaction; a flow that tries gets an error."""
 
-    # Set when it has begun: one that was not used costs neither a transaction nor a connection.
+    # Set at the first use: a session that is not used needs no transaction and no connection.
     manager: transaction.TransactionManager | None = None
-    # The thread that ends it, as soon as it does: no other may use it from then on.
+    # The thread that has begun to end the session, which no other thread may use from then on.
     ended_by: int | None = None
-    # The thread whose statement is being executed.
+    # The thread that is executing a statement.
     used_by: int | None = None
-    # The engine writes the run's end: what fails now is not the flow's.
+    # Set while the engine records the end of the run, whose errors are not the flow's.
     is_ending = False
-    # The first thing that forbids a success, even if the flow swallows it.
+    # The first error that forbids a success, even if the flow swallows it.
     forbidden_by: BaseException | None = None
     # The first error within a savepoint that has not ended yet.
     failed_in_savepoint: BaseException | None = None
-    # SQLAlchemy asks by the next statement whether a table exists, and handles its error.
+    # The next statement is SQLAlchemy's test whether a table exists: it handles the error.
     error_expected = False
 
     def connection(self, *arguments: Any, **options: Any) -> Connection:
-        """Return the connection, isolated as all of the engine: other options come too late."""
+        """Return the connection. A flow's options cannot change its isolation level any more."""
         if self.manager is None:
             super().connection()
         return super().connection(*arguments, **options)
@@ -73,7 +73,7 @@ class FlowSession(Session):
         super().rollback()
 
     def close(self) -> None:
-        """Refuse a flow; let the transaction manager close when it has ended."""
+        """Refuse, except when the transaction manager closes the session after its end."""
         self.refuse_control("run.session.close()")
         super().close()
 
@@ -85,7 +85,7 @@ class FlowSession(Session):
             raise error
 
     def begin_end(self) -> None:
-        """Refuse every other thread from now on.
+        """Refuse all other threads from now on.
 
         Raises SessionInUseError if one of them is executing a statement at this moment.
         """
@@ -94,21 +94,21 @@ class FlowSession(Session):
             raise SessionInUseError
 
     def wait_until_left(self) -> None:
-        """Wait until the other thread has got its error: it must not meet the rollback."""
+        """Wait until the other thread has received its error, before the rollback."""
         deadline = time.monotonic() + LEAVING_SECONDS
         while self.used_by not in {None, self.ended_by} and time.monotonic() < deadline:
             time.sleep(0.01)
 
 
 class EndedSession(FlowSession):
-    """What a flow's session becomes when its run has ended: it refuses everything."""
+    """The class of a flow's session after its run has ended: it refuses every call."""
 
     def __getattribute__(self, name: str) -> NoReturn:
         """Refuse."""
         raise SessionEndedError
 
 
-# What a child of a fork must not use.
+# The sessions that a forked child must not use.
 _open_sessions: WeakSet[FlowSession] = WeakSet()
 
 
@@ -121,7 +121,7 @@ os.register_at_fork(after_in_child=_end_in_child)
 
 
 def watch_session(engine: Engine) -> None:
-    """Watch what the sessions of flows do on an engine. To be called once an engine."""
+    """Watch the sessions of flows on an engine. Call this once for each engine."""
     event.listen(engine, "before_cursor_execute", _check_statement)
     event.listen(engine, "set_connection_execution_options", _expect_error)
     event.listen(engine, "after_cursor_execute", _after_statement)
@@ -132,7 +132,7 @@ def watch_session(engine: Engine) -> None:
 
 @contextmanager
 def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
-    """Yield a flow's session; at the end commit the transaction that its first use began, or abort.
+    """Yield a flow's session; commit its transaction at the end, or abort it after an error.
 
     Raises the first database error instead of those that are only its consequences: databases
     differ in what they report afterwards, and whether they report anything.
@@ -163,7 +163,7 @@ def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
 
 @contextmanager
 def ending(session: FlowSession) -> Iterator[Connection]:
-    """Return the connection of a flow's transaction for writing its run's end, with limits."""
+    """Yield the connection of a flow's transaction, with limits, to record the end of its run."""
     session.begin_end()
     session.is_ending = True
     with answer_within(ENDING.answer):
@@ -173,7 +173,7 @@ def ending(session: FlowSession) -> Iterator[Connection]:
 
 
 def _abort(session: FlowSession) -> None:
-    """Roll back. A connection that is lost, or that another thread is using, is closed instead."""
+    """Roll back. A connection that is lost or used by another thread is closed instead."""
     try:
         try:
             session.begin_end()
@@ -190,9 +190,9 @@ def _abort(session: FlowSession) -> None:
 
 
 def _join(session: FlowSession, _transaction: object, connection: Connection) -> None:
-    """Join a transaction manager of the session's own when it begins; `request.tm` is not touched.
+    """Join a session that begins to a transaction manager of its own, never to `request.tm`.
 
-    It counts as changed from the start, since zope.sqlalchemy does not notice what text SQL writes.
+    It counts as changed from the start, since zope.sqlalchemy does not notice writes of text SQL.
     """
     if session.manager is None:
         session.manager = transaction.TransactionManager(explicit=True)
@@ -201,7 +201,7 @@ def _join(session: FlowSession, _transaction: object, connection: Connection) ->
         connection.execution_options(flow_session=session)
 
 
-# Once for all sessions: to listen to each session anew would cost a third of a short run.
+# One listener for all sessions: one for each would take a third of the time of a short run.
 event.listen(FlowSession, "after_begin", _join)
 
 
@@ -210,7 +210,7 @@ def _flow_session(connection: Connection | None) -> FlowSession | None:
 
 
 def _check_commit(connection: Connection) -> None:
-    """Refuse a commit that goes past the session."""
+    """Refuse a commit that bypasses the session."""
     if session := _flow_session(connection):
         session.refuse_control("commit()")
 
@@ -218,7 +218,7 @@ def _check_commit(connection: Connection) -> None:
 def _check_statement(
     connection: Connection, _cursor: DBAPICursor, statement: str, *_ignored: object
 ) -> None:
-    """Refuse a statement after the end, or one that would end the transaction."""
+    """Refuse a statement after the end of the session, or one that would end its transaction."""
     session = _flow_session(connection)
     if session is None:
         return
@@ -250,8 +250,8 @@ def _note_first_error(context: ExceptionContext) -> None:
         return
     error = session.failed_in_savepoint or context.sqlalchemy_exception
     error = error or context.original_exception
-    # Where going back fails, the savepoint is gone: a deadlock on MySQL undoes all that the flow
-    # wrote before, and what it writes afterwards would be kept alone.
+    # If the rollback to a savepoint fails, the savepoint is gone: a deadlock on MySQL has rolled
+    # back all earlier writes of the flow, and only later ones would be committed.
     if connection.in_nested_transaction() and not _is_savepoint_rollback(context.statement):
         session.failed_in_savepoint = error
     else:
@@ -259,7 +259,7 @@ def _note_first_error(context: ExceptionContext) -> None:
 
 
 def _keep_error_of_savepoint(connection: Connection, *_ignored: object) -> None:
-    """Forbid the success: a savepoint that is released undoes nothing of what broke in it."""
+    """Forbid a success: releasing a savepoint does not undo an error within it."""
     if session := _flow_session(connection):
         session.forbidden_by = session.forbidden_by or session.failed_in_savepoint
 

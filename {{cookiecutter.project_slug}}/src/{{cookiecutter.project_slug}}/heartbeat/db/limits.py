@@ -1,8 +1,8 @@
 """How long a connection may wait: for a lock, for an answer, and for a network that is silent.
 
-Three layers, since each sees what the others do not. TCP gives up a peer that is gone. The watch
-closes a connection whose answer does not come in time, whatever the reason. The server ends the
-transaction of a client that it hears nothing from, and so frees its locks.
+Three layers complement each other. TCP gives up a peer that is gone. The watch closes a connection
+whose answer does not come in time, whatever the reason. The server ends the transaction of a client
+that sends nothing, and so frees its locks.
 """
 
 import math
@@ -48,10 +48,10 @@ class Limits:
     write_lock: float = math.inf
 
 
-# The engine's own transactions: short, and done again later where they fail. The transaction of a
-# client that has vanished must be over soon: its locks keep other processes from their work.
+# The engine's own transactions, which are short and are retried. The transaction of a client that
+# has vanished must end soon, since its locks block other processes.
 BOOKKEEPING = Limits(lock=10, answer=12, idle=15)
-# What ends a flow's transaction. Locks that a client has vanished with are gone before it gives up.
+# The end of a flow's transaction. It waits longer than the locks of a vanished client last.
 ENDING = Limits(lock=20, answer=25, idle=15)
 # The application's own views and scripts.
 DEFAULT = Limits(lock=60, write_lock=60)

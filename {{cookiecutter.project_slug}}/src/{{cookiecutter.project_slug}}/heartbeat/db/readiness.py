@@ -1,7 +1,6 @@
-"""Whether a database can be used, what to do if it cannot, and making one that is missing."""
+"""Checks whether a database can be used, with the solution if not, and creates a missing one."""
 
 import shlex
-from collections.abc import Iterable
 from contextlib import suppress
 
 from sqlalchemy import Connection, Engine, FromClause, create_engine, false, select
@@ -11,14 +10,13 @@ from ..errors import DatabaseNotReadyError
 from ..redaction import without_password
 from .backends import backend_of
 from .driver_errors import error_code, reason
-from .text import UTF_8, codec_of
 
-# What a server answers that does not know SKIP LOCKED: PostgreSQL's SQLSTATE of a syntax error, and
-# MySQL's error code.
+# The errors of a server that does not know SKIP LOCKED: the codes of PostgreSQL and MySQL for a
+# syntax error.
 SYNTAX_ERROR = frozenset({"42601", 1064})
-# What MySQL and MariaDB answer to a wrong name, and to a wrong user or password. A user who may
-# create no database is not told whether one exists. PostgreSQL's driver gives no code for a
-# connection that was refused, only the server's words.
+# The errors of MySQL and MariaDB for an unknown database (1044 for a user who may not even see
+# whether it exists), and for a wrong user or password. The errors of PostgreSQL's driver for a
+# refused connection have no code, only the server's message.
 UNKNOWN_DATABASE = frozenset({1044, 1049})
 ACCESS_DENIED = frozenset({1045, 1698})
 DENIED_WORDS = ("authentication failed", "no password supplied", "pg_hba.conf", 'FATAL:  role "')
@@ -37,21 +35,21 @@ def require_reachable(engine: Engine) -> None:
 
 
 def _fix(error: DBAPIError, engine: Engine) -> str:
-    """Return what to do where no connection can be made, up to the name of the setting."""
-    said, code = reason(error), error_code(error.orig)
+    """Return the solution if no connection can be made, up to the name of the setting."""
+    message, code = reason(error), error_code(error.orig)
     if engine.dialect.name == "sqlite":
         return "check the file and its permissions, or name another one in"
-    if code in UNKNOWN_DATABASE or f'database "{engine.url.database}" does not exist' in said:
+    if code in UNKNOWN_DATABASE or f'database "{engine.url.database}" does not exist' in message:
         return "run `heartbeat migrate`, which creates it, or correct its name in"
-    if code in ACCESS_DENIED or any(words in said for words in DENIED_WORDS):
+    if code in ACCESS_DENIED or any(words in message for words in DENIED_WORDS):
         return "correct the user and the password in"
     return "start its server, or correct"
 
 
 def require_skip_locked(connection: Connection, table: FromClause) -> None:
-    """Raise DatabaseNotReadyError if the server cannot pass over locked rows, as claims do.
+    """Raise DatabaseNotReadyError if the server cannot skip locked rows, as claims do.
 
-    Asked by a statement that locks no row, whatever the server's version says.
+    A statement that locks no row shows it; the version of the server would not.
     """
     try:
         connection.execute(select(table.c.id).where(false()).with_for_update(skip_locked=True))
@@ -68,23 +66,10 @@ def require_skip_locked(connection: Connection, table: FromClause) -> None:
         ) from error
 
 
-def text_problem(connection: Connection, tables: Iterable[str]) -> str | None:
-    """Return why some tables cannot hold any Unicode, and what to do; None if they can."""
-    codec = codec_of(connection.dialect)
-    if codec != UTF_8:
-        return (
-            f"text is stored as {codec}, and other characters as escapes: use a database whose "
-            "encoding is UTF-8, and no other character set in sqlalchemy.url"
-        )
-    if found := ", ".join(backend_of(connection).limited_columns(connection, tables)):
-        return f"not every character can be stored in {found}: give the columns the charset utf8mb4"
-    return None
-
-
 def create_database(engine: Engine) -> bool:
-    """Create the engine's database if its server lacks it; return whether that was needed.
+    """Create the engine's database if it is missing; return whether that was needed.
 
-    Raises DatabaseNotReadyError: with the command to run, where creating is not allowed.
+    Raises DatabaseNotReadyError, with the command to run, if this user may not create it.
     """
     backend, url = backend_of(engine), engine.url
     if backend.create_folder(url):
@@ -95,7 +80,7 @@ def create_database(engine: Engine) -> bool:
     server = create_engine(url.set(database=backend.catalog), isolation_level="AUTOCOMMIT")
     try:
         connection = server.connect()
-    except DBAPIError:  # nothing is there to create in
+    except DBAPIError:  # no server to create it on
         require_reachable(engine)
         return False
     quote = server.dialect.identifier_preparer.quote_identifier
@@ -111,7 +96,7 @@ def create_database(engine: Engine) -> bool:
         command = shlex.join(backend.create_command(create, user, quote))
         raise DatabaseNotReadyError(
             f"the database {url.database!r} is missing and cannot be created "
-            f"({reason(error)}): have it made with {command}"
+            f"({reason(error)}): create it with {command}"
         ) from error
     finally:
         server.dispose()

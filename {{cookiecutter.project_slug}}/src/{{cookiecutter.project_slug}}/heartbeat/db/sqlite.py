@@ -26,8 +26,8 @@ from .stored import decode
 from .write_lock import LOCK_SECONDS
 
 IN_MEMORY = {None, "", ":memory:"}
-# Statements that need no write lock. All else begins an immediate transaction, since one that reads
-# first and writes later fails at once when somebody else has written in between.
+# Statements that need no write lock. All others begin an immediate transaction: one that reads
+# first and writes later fails at once if another connection has written in between.
 _READS = ("SELECT", "PRAGMA", "EXPLAIN", "VALUES", "BEGIN")
 
 
@@ -38,10 +38,10 @@ class SQLite(Backend):
     not_code = rf"{STRING}|{NAME}|\[[^\]]*\]|--[^\n]*|{COMMENT}"
 
     def engine_options(self, url: URL, limits: Limits) -> dict[str, Any]:
-        """Return options by which the driver begins no transaction: it would do that too late."""
+        """Return options that keep the driver from beginning transactions: it does so too late."""
         arguments: dict[str, Any] = {"isolation_level": None}
         arguments["timeout"] = min(limits.write_lock, LOCK_SECONDS)
-        # A thread that waits for the write lock holds a connection, and none may lack one for that.
+        # Threads that wait for the write lock hold connections: other threads must still get one.
         options = {"max_overflow": -1, "connect_args": arguments}
         if url.database in IN_MEMORY:  # as tests of applications have it
             options["poolclass"] = QueuePool
@@ -60,7 +60,7 @@ class SQLite(Backend):
         event.listen(engine, "checkin", write_lock.forget_writer)
         event.listen(engine, "checkin", write_lock.wake_writer)
         event.listen(engine, "handle_error", replace_read_only)
-        if limits == BOOKKEEPING:  # flows get what the driver gives
+        if limits == BOOKKEEPING:  # not for the sessions of flows
             event.listen(engine, "connect", _read_any_text)
 
     def insert_ignoring(self, table: Table) -> Insert:
@@ -69,7 +69,7 @@ class SQLite(Backend):
 
     @contextmanager
     def reading_only(self, session: Session) -> Iterator[None]:
-        """Forbid to write within the block: the connection goes back to the pool."""
+        """Forbid writes within the block alone, since the connection returns to the pool."""
         connection = session.connection()
         connection.exec_driver_sql("PRAGMA query_only = ON")
         try:
@@ -82,7 +82,7 @@ class SQLite(Backend):
         connection.interrupt()
 
     def end_left_transaction(self, engine: Engine) -> None:
-        """Roll back what this thread left open on another connection."""
+        """Roll back the transaction that this thread left open on another connection."""
         write_lock.end_left_transaction(engine)
 
     def create_folder(self, url: URL) -> bool:
@@ -93,9 +93,9 @@ class SQLite(Backend):
 
     @contextmanager
     def migration_lock(self, connection: Connection) -> Iterator[None]:
-        """Lock the folder of the file, until the process ends at the latest.
+        """Lock the folder of the file; the system unlocks it if this process ends.
 
-        Not the write lock, for which an Alembic environment with a connection of its own waits.
+        The write lock would block an Alembic environment that opens a connection of its own.
         """
         file = connection.engine.url.database
         if file in IN_MEMORY:
@@ -127,9 +127,9 @@ class SQLite(Backend):
 
 
 class _DatabaseFile:
-    """The file of an engine: no connection is used whose file was removed or replaced.
+    """The file of an engine. A connection whose file was removed or replaced is not used.
 
-    SQLite would go on working with a file that nobody else can see.
+    SQLite would go on working with a file that no other connection can see.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -147,7 +147,7 @@ class _DatabaseFile:
         self._was_there |= record.info["file"] is not None
 
     def check(self, _connection: object, record: ConnectionPoolEntry, _proxy: object) -> None:
-        """Make the pool connect anew if its connections have opened another file."""
+        """Make the pool reconnect if its connections have opened another file."""
         if record.info["file"] != self._identity():
             raise InvalidatePoolError
 
@@ -160,17 +160,17 @@ class _DatabaseFile:
 
 
 def _read_any_text(connection: Any, _record: object) -> None:
-    """Read a text that is not UTF-8 as Unreadable, where the driver would fail on all rows."""
+    """Read a text that is not UTF-8 as Unreadable; the driver would fail on the whole result."""
     connection.text_factory = decode
 
 
 def _prepare_connection(connection: Any, _record: object) -> None:
-    with write_lock.without_busy_timeout(connection) as patience:
-        # For a new file SQLite does not wait at all.
-        if not write_lock.execute_when_free(connection, "PRAGMA journal_mode=WAL", patience):
+    with write_lock.without_busy_timeout(connection) as timeout:
+        # SQLite itself does not wait for the lock of a new file.
+        if not write_lock.execute_when_free(connection, "PRAGMA journal_mode=WAL", timeout):
             raise sqlite3.OperationalError("database is locked")
     connection.execute("PRAGMA foreign_keys=ON")
-    # What was committed outlives a loss of power. Some builds of SQLite have less by default.
+    # Commits survive a power failure. The default of some builds of SQLite is less strict.
     connection.execute("PRAGMA synchronous=FULL")
 
 
@@ -189,9 +189,9 @@ def _read_at_once(
     context: DefaultExecutionContext,
     _many: object,
 ) -> None:
-    """Fetch all that a read before the first write finds.
+    """Fetch all rows of a query at once, before the first write.
 
-    Left open, it would hold on to what it sees, and the write would fail after somebody else's.
+    An open query would keep its snapshot, and a write would fail after one of another connection.
     """
     if cursor.description and not write_lock.is_writing(connection):
         context.cursor_fetch_strategy = FullyBufferedCursorFetchStrategy(cursor)

@@ -24,9 +24,9 @@ _MAY_CONTROL = re.compile("commit|abort|begin|end|xa|rollback|transaction|tables
 
 
 def transaction_control(engine: Engine, statement: str) -> str | None:
-    """Return the words by which a statement would begin or end a transaction, if it would.
+    """Return the words of a statement that would begin or end a transaction; None if it would not.
 
-    Savepoints are no control: what they undo or keep is decided with their transaction.
+    Savepoints are allowed: they take effect with their transaction.
     """
     return _control(backend_of(engine), statement) if _MAY_CONTROL.search(statement) else None
 
@@ -41,5 +41,5 @@ def _control(backend: Backend, statement: str) -> str | None:
 
 
 def _executed(match: re.Match[str]) -> str:
-    """Return what a comment makes the server execute."""
+    """Return the code in a comment that the server executes, such as MySQL's `/*! ... */`."""
     return f" {match.groupdict().get('executed') or ''} "

@@ -1,7 +1,7 @@
-"""Reading any stored value: what cannot be read becomes `Unreadable`, and raises nothing.
+"""Reads stored values: an invalid one becomes `Unreadable`, without an error.
 
 SQLite stores any value in any column, PostgreSQL has times that Python lacks, and MariaDB has dates
-of zeros. The other rows of a result can be read all the same: see `runs/unreadable.py`.
+of zeros. The other rows of a result stay readable: see `runs/unreadable.py`.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 # How many characters of an unreadable value are shown.
 MAX_SHOWN = 80
-# What `read` may raise.
+# The errors that `Stored.read` may raise for an invalid value.
 ERRORS = (ValueError, TypeError, OverflowError, AttributeError, LookupError)
 
 _Value = TypeVar("_Value")
@@ -23,7 +23,7 @@ _Value = TypeVar("_Value")
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A stored value that cannot be read, in the form that people are shown."""
+    """A stored value that cannot be read, as a short text."""
 
     text: str
 
@@ -37,15 +37,15 @@ def readable(value: _Value) -> _Value | None:
 
 
 def show(value: object) -> str:
-    """Return a stored value as people are shown it, and where JSON has no form of it.
+    """Return a stored value as a short text, for messages and for values that JSON lacks.
 
-    Times are in ISO 8601, all else is in ASCII, and a long value is cut.
+    Times are in ISO 8601, all other values in ASCII, and a long value is cut.
     """
     if isinstance(value, Unreadable):
         return value.text
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, list):  # a configuration, which may hold much, and secrets
+    if isinstance(value, list):  # an invalid configuration, which may contain secrets
         return "a list"
     text = ascii(value[:MAX_SHOWN] if isinstance(value, (str, bytes)) else value)
     return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]} ..."
@@ -63,11 +63,11 @@ class Stored:
     """A mixin for types: yields Unreadable where `read` raises one of ERRORS."""
 
     def read(self, value: Any) -> Any:
-        """Return the value for what the driver gives, which is not None."""
+        """Convert a value of the driver, which is not None."""
         raise NotImplementedError
 
     def result_processor(self, _dialect: sa.Dialect, _coltype: object) -> Any:
-        """Return what reads the values of a column."""
+        """Return the function that converts the values of a column."""
         read = self.read
 
         def process(value: Any) -> Any:
@@ -82,10 +82,10 @@ class Stored:
 
 
 class StoredText(Stored):
-    """The same for values that the drivers of PostgreSQL read themselves, or fail on."""
+    """A mixin for types that PostgreSQL returns as text: its drivers fail on some of the values."""
 
     def column_expression(self, column: sa.ColumnElement[Any]) -> sa.ColumnElement[Any]:
-        """Select the text of the value there."""
+        """Select the value as text on PostgreSQL."""
         selected: Any = _Text(column)
         selected.type = self
         return selected  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Text columns that hold any Unicode, whatever the default character set of the database is.
 
-Where a database or a connection cannot store a character, its escape in Python is stored instead,
-so that the rest of the record is kept.
+A character that a database or its connection cannot store is replaced by Python's escape, so that
+the rest of the record is kept.
 """
 
 import codecs
@@ -23,7 +23,7 @@ UNICODE: dict[str, Any] = {"charset": "utf8mb4", "collation": "utf8mb4_bin"}
 # Escapes make a text longer, and MySQL's TEXT holds 65,535 bytes.
 MAX_ESCAPED = 20_000
 _ESCAPE = re.compile(r"\\(?:\\|(x[0-9a-f]{2}|u[0-9a-f]{4}|U[0-9a-f]{8}))")
-# What the connections of an engine can store: a codec of Python, by the engine's dialect.
+# By the dialect of an engine: the codec of the characters that its connections can store.
 _CODECS: WeakKeyDictionary[sa.Dialect, str] = WeakKeyDictionary()
 
 
@@ -41,7 +41,7 @@ class AnyText(Stored, TypeDecorator[str]):
         self.impl = portable.with_variant(unicode, *MYSQL)
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        """Escape what the connections of `dialect` cannot store."""
+        """Escape the characters that the connections of `dialect` cannot store."""
         if value is None or (value.isascii() and "\0" not in value):
             return value
         stored = escape(value, codec_of(dialect))
@@ -57,13 +57,13 @@ class AnyText(Stored, TypeDecorator[str]):
 
 
 class NameText(AnyText):
-    """A name, which is looked up by what it was: its escapes are undone where it is read."""
+    """A name. Its escapes are undone when it is read, so that a lookup finds the original."""
 
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        """Escape what the connections of `dialect` cannot store, so that it can be undone."""
-        # Each claim binds the names of all flows, and nearly all of them end here.
+        """Escape the characters that the connections of `dialect` cannot store, reversibly."""
+        # For speed: each claim binds the names of all flows.
         if value is None or (value.isascii() and "\\" not in value):
             return value
         if codec_of(dialect) != UTF_8:
@@ -71,7 +71,7 @@ class NameText(AnyText):
         return super().process_bind_param(value, dialect)
 
     def result_processor(self, dialect: sa.Dialect, coltype: object) -> Any:
-        """Return what reads a name as it was given."""
+        """Return the function that restores names."""
         read = super().result_processor(dialect, coltype)
 
         def process(value: Any) -> Any:
@@ -87,12 +87,12 @@ def _character(escaped: re.Match[str]) -> str:
 
 
 def codec_of(dialect: sa.Dialect) -> str:
-    """Return the codec of Python for what the connections of an engine can store."""
+    """Return the codec of the characters that the connections of an engine can store."""
     return _CODECS.get(dialect, UTF_8)
 
 
 def learn_codec(dialect: sa.Dialect, *encodings: str) -> None:
-    """Keep what the connections of an engine can store: texts pass through all the encodings."""
+    """Record the codec of an engine's connections, whose texts pass through all `encodings`."""
     found = map(_python_codec, encodings)
     _CODECS[dialect] = next((codec for codec in found if codec != UTF_8), UTF_8)
 

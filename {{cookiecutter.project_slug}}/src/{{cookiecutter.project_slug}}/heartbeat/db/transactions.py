@@ -9,11 +9,11 @@ from .write_lock import Waiters, is_writing, lock
 
 
 def begin_writing(session: Session, waiters: Waiters | None = None, *, wait: bool = True) -> bool:
-    """Open the session's write transaction now, so that what it reads next is what it changes.
+    """Begin to write before the first read, so that no other transaction writes in between.
 
-    On SQLite this waits for the write lock, or returns False at once if it must not `wait` and
-    another transaction holds it. Raises DatabaseBusyError if the `waiters` are too many, or have
-    waited too long. Elsewhere rows are locked one by one instead.
+    On SQLite this waits for the write lock; if `wait` is false and another transaction holds it,
+    this returns False at once. Raises DatabaseBusyError if the limit of `waiters` is reached. Other
+    databases do nothing here: they lock row by row.
     """
     if not backend_of(session.get_bind()).has_one_writer:
         return True

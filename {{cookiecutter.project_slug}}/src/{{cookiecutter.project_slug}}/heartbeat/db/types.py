@@ -1,6 +1,6 @@
 """Column types of the engine's tables.
 
-Times go in and come out as aware UTC with microseconds on every database. What cannot be read is
+Times are aware, in UTC, and keep their microseconds on every database. An invalid value is read as
 Unreadable.
 """
 
@@ -19,7 +19,7 @@ from .text import MYSQL, AnyText, NameText
 
 
 class UTCDateTime(TypeDecorator[datetime]):
-    """An aware time: kept as UTC, to the microsecond; a naive one is refused."""
+    """An aware time, stored in UTC with microseconds; a naive one is refused."""
 
     impl = sa.DateTime(timezone=True).with_variant(mysql.DATETIME(fsp=6), *MYSQL)
     cache_ok = True
@@ -55,7 +55,7 @@ class StoredTime(StoredText, UTCDateTime):
 
 
 class SlotTime(StoredTime):
-    """The time of a slot, which no schedule has in the last days of the calendar."""
+    """The time of a slot; one after LAST_SLOT is invalid."""
 
     cache_ok = True
 
@@ -72,8 +72,8 @@ class Json(StoredText, TypeDecorator[Any]):
     cache_ok = True
 
     def read(self, value: Any) -> Any:
-        """Return the value that the JSON stands for."""
-        if isinstance(value, (int, float)):  # SQLite stores a number for its text
+        """Parse the JSON."""
+        if isinstance(value, (int, float)):  # SQLite stores the text of a number as the number
             return value
         try:
             return parse_json(value)
@@ -99,11 +99,11 @@ class Integer(Stored, TypeDecorator[int]):
     cache_ok = True
 
     def coerce_compared_value(self, op: Any, value: Any) -> Any:
-        """Return the type of what it is combined with: PostgreSQL would round 0.1 to an integer."""
+        """Return the type of the other operand: PostgreSQL would round 0.1 as an Integer."""
         return self.impl_instance.coerce_compared_value(op, value)
 
     def read(self, value: Any) -> int:
-        """Return the number: SQLite has any value in such a column."""
+        """Return the number: SQLite stores any value in such a column."""
         if not isinstance(value, int):
             raise TypeError
         return value
@@ -117,7 +117,7 @@ class BigInteger(Integer):
 
 
 class Interval(Integer):
-    """The seconds between slots, read as they are: the flow's rule reports what is wrong."""
+    """The seconds between slots. An invalid value is kept: the flow's rule reports it."""
 
     cache_ok = True
 
@@ -133,7 +133,7 @@ class Flag(Stored, TypeDecorator[bool]):
     cache_ok = True
 
     def read(self, value: Any) -> bool:
-        """Return the truth value: of other numbers, SQL and Python think differently."""
+        """Return the truth value: SQL and Python would treat other numbers differently."""
         return {0: False, 1: True}[value]
 
 
@@ -144,7 +144,7 @@ class Seconds(Stored, TypeDecorator[float]):
     cache_ok = True
 
     def read(self, value: Any) -> float:
-        """Return the duration, which JSON has a form of."""
+        """Return the duration. Infinity and NaN are invalid, since JSON lacks them."""
         if not math.isfinite(value):
             raise ValueError
         return float(value)
@@ -153,5 +153,5 @@ class Seconds(Stored, TypeDecorator[float]):
 # SQLite numbers rows by itself in a column declared INTEGER only.
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Name = NameText(200)
-# A word of the engine's own, which its constraints name.
+# A word of the engine itself, such as a status.
 ShortString = AnyText(20)

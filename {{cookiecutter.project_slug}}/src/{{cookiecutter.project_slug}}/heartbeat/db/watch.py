@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy.engine import ExceptionContext
 
-# How often the watch looks, in seconds.
+# The interval between two checks of the deadlines, in seconds.
 LOOK_EVERY = 0.25
 
 log = logging.getLogger(__name__)
@@ -22,27 +22,27 @@ _thread_limit = threading.local()
 
 
 class Watch:
-    """The connections of this process that wait for an answer, and until when.
+    """The connections of this process that wait for an answer, with their deadlines.
 
-    One thread looks after them. If the system refuses a thread, the next statement asks again.
+    One thread checks them. If the system refuses that thread, the next statement tries again.
     """
 
     def __init__(self) -> None:
-        # By connection, a duplicate of its socket. The driver closes its own by itself, and the
-        # system then gives the same number to another.
+        # By connection, a duplicate of its socket: the driver may close its own at any time, and
+        # another file may then have the same number.
         self._duplicates = WeakKeyDictionary[Any, socket.socket]()
         self._deadlines: dict[socket.socket, float] = {}
-        # By connection that is being set up: the deadline, and the thread. A set-up that fails ends
-        # with its connection.
+        # By connection that is being set up, its deadline and its thread. The entry of a set-up
+        # that fails is removed with the connection.
         self._set_ups = WeakKeyDictionary[Any, tuple[float, int]]()
         self._changing = threading.Lock()
         self._any = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, seconds: float, connection: Any, *_ignored: object) -> None:
-        """Know a connection that was made; limit what its set-up takes, until `set_up_ended`.
+        """Watch a new connection, and limit its set-up until `set_up_ended` is called.
 
-        One without a socket is never closed.
+        A connection without a socket is not watched.
         """
         own = getattr(connection, "_sock", connection)  # PyMySQL has no public name for it
         with suppress(AttributeError, OSError):
@@ -54,12 +54,12 @@ class Watch:
                 self._wake_up()
 
     def set_up_ended(self, connection: Any, *_ignored: object) -> None:
-        """End the limit of a connection's set-up."""
+        """Remove the limit of a connection's set-up."""
         with self._changing:
             self._set_ups.pop(connection, None)
 
     def explain(self, context: ExceptionContext) -> None:
-        """Note the reason on an error of a connection that was given up while it was set up."""
+        """Add the reason to the error of a connection that was closed while it was set up."""
         mine = math.inf, threading.get_ident()
         with self._changing:
             given_up = [each for each, set_up in self._set_ups.items() if set_up == mine]
@@ -78,13 +78,13 @@ class Watch:
         return self._duplicates.get(connection)
 
     def shut_down(self, connection: Any) -> None:
-        """End the work of any thread on a connection, which is unusable afterwards."""
+        """Interrupt any thread that uses a connection, which is unusable afterwards."""
         if its_socket := self.socket_of(connection):
             _shut_down(its_socket)
 
     @contextmanager
     def limit(self, its_socket: socket.socket, seconds: float) -> Iterator[None]:
-        """Shut a connection's socket down if the block takes longer than that."""
+        """Shut a connection's socket down if the block takes longer than `seconds`."""
         with self._changing:
             self._deadlines[its_socket] = time.monotonic() + seconds
             self._wake_up()
@@ -107,7 +107,7 @@ class Watch:
             self._thread.start()
         except RuntimeError as error:
             self._thread = None
-            log.warning("a database that falls silent is not noticed at this moment: %s", error)
+            log.warning("connections that wait too long cannot be closed yet: %s", error)
 
     def _look(self) -> None:
         while True:
@@ -119,10 +119,10 @@ class Watch:
                 log.error("the database does not answer: closed %d connections", late)
 
     def _give_up(self, now: float) -> int:
-        """Shut down what waits too long; return how many. The waiting threads get an error now."""
+        """Shut late connections down, whose threads get an error; return how many there were."""
         late = [each for each, until in self._deadlines.items() if until < now]
         for its_socket in late:
-            self._deadlines[its_socket] = math.inf  # by this its thread sees the reason
+            self._deadlines[its_socket] = math.inf  # shows the reason to its thread
             _shut_down(its_socket)
         late_set_ups = [each for each, (until, _) in self._set_ups.items() if until < now]
         for connection in late_set_ups:
@@ -145,7 +145,7 @@ os.register_at_fork(after_in_child=watch.__init__)  # type: ignore[misc]
 
 @contextmanager
 def answer_within(seconds: float) -> Iterator[None]:
-    """On this thread, wait no longer than that for each answer of a server in the block."""
+    """Limit how long this thread waits for each answer of a server within the block."""
     before = getattr(_thread_limit, "seconds", math.inf)
     _thread_limit.seconds = min(seconds, before)
     try:
@@ -155,7 +155,7 @@ def answer_within(seconds: float) -> Iterator[None]:
 
 
 def watched(call: Callable[..., Any], seconds: float) -> Callable[..., Any]:
-    """Return a dialect's `call`, which first takes a connection or its cursor, with a limit."""
+    """Return a dialect's method with a limit. Its first argument is a connection or a cursor."""
 
     @wraps(call)
     def limited(subject: Any, *arguments: Any, **options: Any) -> Any:

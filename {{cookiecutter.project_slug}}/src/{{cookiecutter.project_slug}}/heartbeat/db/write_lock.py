@@ -1,7 +1,7 @@
 """The one write lock of SQLite, which a flow that has written holds until it ends.
 
-SQLite itself would look for the lock after pauses of up to 100 ms. The threads of this process wake
-each other up, look every few milliseconds for other processes, and know which of them holds it.
+SQLite itself would retry after pauses of up to 100 ms. Here, the threads of this process wake each
+other up, and retry every few milliseconds because of other processes.
 """
 
 import sqlite3
@@ -17,19 +17,19 @@ from sqlalchemy.exc import OperationalError
 
 from ..errors import DatabaseBusyError, SecondSessionError
 
-# A flow holds the lock for as long as it runs. What waits for it must outlast any flow: giving up
-# would fail a healthy run.
+# A flow holds the lock until it ends. A longer limit than that of any flow: giving up would fail a
+# healthy run.
 LOCK_SECONDS = 86_400.0
-# How soon a waiting thread looks again, in seconds, unless another thread wakes it up before.
-LOOK_AGAIN = 0.01
+# The seconds after which a waiting thread retries, unless another thread wakes it up before.
+RETRY_AFTER = 0.01
 
 _writer_gone = threading.Condition()
-# By database file: the thread of this process that began to write last, and its connection.
+# By database file: the thread of this process that was the last one to write, and its connection.
 _writers: dict[str, tuple[threading.Thread, sqlite3.Connection]] = {}
 
 
 class Waiters:
-    """A limit for threads that wait for the write lock: how many at once, and for how long."""
+    """Limits for the threads that wait for the write lock: their number, and their time."""
 
     def __init__(self, limit: int, seconds: float = LOCK_SECONDS) -> None:
         self.seconds = seconds
@@ -47,21 +47,21 @@ class Waiters:
 
 
 def lock(connection: Connection, waiters: Waiters | None = None, *, wait: bool = True) -> bool:
-    """Begin to write: take the write lock, and wait for it. Return False if it must not `wait`.
+    """Begin a write transaction. Return False if the lock is taken and `wait` is false.
 
-    Raises DatabaseBusyError where `waiters` are limited, and SecondSessionError where this thread
-    holds the lock by another connection, so that it would wait for itself.
+    Raises DatabaseBusyError at the limits of `waiters`, and SecondSessionError if this thread holds
+    the lock through another connection, so that it would wait for itself.
     """
     own: Any = connection.connection.dbapi_connection
     file = _file_of(connection.engine)
-    with without_busy_timeout(own) as patience:
+    with without_busy_timeout(own) as timeout:
         if not _execute_if_free(own, "BEGIN IMMEDIATE"):
             if not wait:
                 return False
             if _holds_lock(file):
                 raise SecondSessionError
             with waiters.place() if waiters else nullcontext():
-                seconds = waiters.seconds if waiters else patience
+                seconds = waiters.seconds if waiters else timeout
                 if not execute_when_free(own, "BEGIN IMMEDIATE", seconds):
                     if waiters:
                         raise DatabaseBusyError
@@ -73,7 +73,7 @@ def lock(connection: Connection, waiters: Waiters | None = None, *, wait: bool =
 
 
 def end_left_transaction(engine: Engine) -> None:
-    """Roll back what this thread left open on another connection."""
+    """Roll back the transaction that this thread left open on another connection."""
     file = _file_of(engine)
     if _holds_lock(file):
         _writers[file][1].rollback()
@@ -102,23 +102,23 @@ def _holds_lock(file: str) -> bool:
 
 @contextmanager
 def without_busy_timeout(own: Any) -> Iterator[float]:
-    """Yield the connection's busy timeout in seconds; SQLite itself does not wait in the block."""
-    patience = own.execute("PRAGMA busy_timeout").fetchone()[0]
+    """Yield the connection's busy timeout in seconds, which is 0 within the block."""
+    milliseconds = own.execute("PRAGMA busy_timeout").fetchone()[0]
     own.execute("PRAGMA busy_timeout = 0")
     try:
-        yield patience / 1_000
+        yield milliseconds / 1_000
     finally:
-        own.execute(f"PRAGMA busy_timeout = {patience}")
+        own.execute(f"PRAGMA busy_timeout = {milliseconds}")
 
 
 def execute_when_free(own: Any, statement: str, seconds: float) -> bool:
-    """Execute what takes a lock as soon as it is free; return False if that takes too long."""
+    """Execute a statement as soon as its lock is free; return False after `seconds`."""
     deadline = time.monotonic() + seconds
     while not _execute_if_free(own, statement):
         if time.monotonic() > deadline:
             return False
         with _writer_gone:
-            _writer_gone.wait(LOOK_AGAIN)
+            _writer_gone.wait(RETRY_AFTER)
     return True
 
 
@@ -133,8 +133,8 @@ def _execute_if_free(own: Any, statement: str) -> bool:
 
 
 def forget_writer(connection: sqlite3.Connection | None, _record: object) -> None:
-    """Forget who wrote by a connection that goes back to its pool: another thread may be next."""
-    # SQLAlchemy leaves a transaction open whose commit was refused.
+    """Forget the writer of a connection that returns to its pool."""
+    # SQLAlchemy leaves a transaction open if its commit was refused.
     if connection and connection.in_transaction:
         connection.rollback()
     with _writer_gone:

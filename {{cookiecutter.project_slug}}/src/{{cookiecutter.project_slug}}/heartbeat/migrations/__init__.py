@@ -1,6 +1,6 @@
-"""The engine's own chain of migrations, with its own version table, apart from yours.
+"""The engine's own chain of migrations, with a version table of its own.
 
-Alembic is imported where it is used: an application that serves only looks at its revision.
+Alembic is imported where it is used: a serving application only reads the revision.
 """
 
 from pathlib import Path

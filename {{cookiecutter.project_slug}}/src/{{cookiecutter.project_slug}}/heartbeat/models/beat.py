@@ -10,7 +10,7 @@ from .meta import EngineBase
 
 
 class DataFlowBeat(EngineBase):
-    """One authorised call of the heartbeat route, or one of the command's."""
+    """One authorised call of the heartbeat route, or one call of `heartbeat beat`."""
 
     __tablename__ = "data_flow_beats"
 

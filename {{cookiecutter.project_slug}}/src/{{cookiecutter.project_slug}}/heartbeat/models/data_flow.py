@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # The next slot of a flow that was never scheduled: it is due at once.
 NEVER_SCHEDULED = datetime(1970, 1, 1, tzinfo=UTC)
-# How far ahead slots lie that a beat may wait for, and those that prove the clock was set back.
+# A beat may wait for a slot up to SOON ahead. One more than AHEAD ahead was claimed before the
+# clock was set back.
 SOON, AHEAD = timedelta(seconds=MAX_EARLY), timedelta(seconds=MAX_SKEW)
 # How long the schedule of a flow waits for a backfill that gives no sign of life.
 BACKFILL_HOLD = timedelta(seconds=60)
@@ -50,7 +51,7 @@ class DataFlow(TimestampMixin, EngineBase):
     last_run_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     last_run_status: Mapped[str | None] = mapped_column(types.ShortString)
     last_success_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
-    # When the run began that succeeded last, a backfill left out: what `after` goes by.
+    # When the last successful run began, backfills excluded. The option `after` compares with it.
     last_success_started_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     failures_in_a_row: Mapped[int] = mapped_column(types.Integer, default=0, server_default="0")
     # Slots that catch_up="skip" has passed over since the last run.
@@ -59,16 +60,16 @@ class DataFlow(TimestampMixin, EngineBase):
     # that a first run that fails leaves no gap; kept here, so that pruning cannot lose it.
     window_starts_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     declared_schedule: Mapped[str | None] = mapped_column(AnyText(300))
-    # The options that follow a failure, as the code declares them: they hold in a process that does
-    # not know the handler, too. NULL until a process that knows it has recorded them.
+    # The declared options that take effect after a failure, for processes that do not know the
+    # handler. NULL until a process that knows it has recorded them.
     on_lost: Mapped[str | None] = mapped_column(types.ShortString)
     retries: Mapped[int | None] = mapped_column(types.Integer)
     retry_delay: Mapped[int | None] = mapped_column(types.Integer)
     pause_after: Mapped[int | None] = mapped_column(types.Integer)
     disabled_reason: Mapped[str | None] = mapped_column(AnyText())
-    # Its schedule waits until then: a backfill is going on.
+    # The schedule waits until this time, for a backfill that is going on.
     backfill_until: Mapped[datetime | None] = mapped_column(types.StoredTime)
-    # What its condition said last, if that was no.
+    # Why its condition was false at the last check; NULL if it was true.
     held_because: Mapped[str | None] = mapped_column(AnyText())
 
     runs: WriteOnlyMapped[DataFlowRun] = relationship(
@@ -86,7 +87,7 @@ class DataFlow(TimestampMixin, EngineBase):
         ),
         # Claims read the due flows, most overdue first, from this index alone.
         sa.Index(None, "enabled", "next_run_at"),
-        # Whether the clock was set back is asked by each beat.
+        # Each beat checks whether the clock was set back.
         sa.Index(None, "last_slot_at"),
     )
 
@@ -94,8 +95,8 @@ class DataFlow(TimestampMixin, EngineBase):
     def due_to_run(cls, now: datetime) -> sa.Select[DataFlow]:
         """Select the flows that are due at `now`, most overdue first.
 
-        Due is what is enabled, has no run that is pending or in progress, waits for no backfill,
-        and has a slot whose time has come: never a moment before it.
+        A flow is due if it is enabled, has no run that is pending or in progress, does not wait for
+        a backfill, and its next slot is not in the future.
         """
         due = cls.is_due(sa.literal(now, types.StoredTime()))
         return sa.select(cls).where(*due).order_by(cls.next_run_at)
@@ -107,7 +108,7 @@ class DataFlow(TimestampMixin, EngineBase):
 
     @classmethod
     def obstacles(cls, now: ColumnElement[datetime]) -> list[Obstacle]:
-        """Return what can keep a flow from being due at `now`, gravest first."""
+        """Return the obstacles that can keep a flow from being due at `now`, gravest first."""
         no_backfill = sa.or_(cls.backfill_until.is_(None), has_come(cls.backfill_until, now))
         return [
             Obstacle(
@@ -124,7 +125,7 @@ class DataFlow(TimestampMixin, EngineBase):
     def is_due_soon(
         cls, now: ColumnElement[datetime], soon: ColumnElement[datetime]
     ) -> list[ColumnElement[bool]]:
-        """Return the conditions of flows whose slot a beat at `now` comes a moment too early for.
+        """Return the conditions of flows whose slot comes soon enough for a beat at `now` to wait.
 
         It lies at most 10 % of the interval ahead (30 s at most; 6 s for cron). `soon` lies SOON
         after `now`.
@@ -139,17 +140,17 @@ class DataFlow(TimestampMixin, EngineBase):
     def is_ahead(cls, limit: ColumnElement[datetime]) -> list[ColumnElement[bool]]:
         """Return the conditions of flows whose last slot is later than `limit`, AHEAD of now.
 
-        The clock was set back then. Not where an operator has set the next slot to before that.
+        The clock was set back since. Excluded are flows whose next slot was set to before `limit`.
         """
         in_time = cls.last_slot_at <= END_OF_TIME
         return [cls.last_slot_at > limit, in_time, cls.next_run_at > limit]
 
     @classmethod
     def any_beyond(cls, *conditions: ColumnElement[bool]) -> ColumnElement[bool]:
-        """Return whether an enabled flow that fulfils `conditions` has a slot beyond all clocks.
+        """Return whether an enabled flow that fulfils `conditions` has a slot after END_OF_TIME.
 
-        Nothing that asks for slots that have come finds such a row. An index answers each of the
-        two: with `==` in both, SQLite would read all enabled flows for the second one.
+        Queries for slots of the past do not find such a row. Each half uses an index of its own:
+        with `==` in both, SQLite would read all enabled flows for the second one.
         """
         next_slot = cls.enabled == sa.true(), cls.next_run_at > END_OF_TIME
         last_slot = cls.enabled != sa.false(), cls.last_slot_at > END_OF_TIME
@@ -164,14 +165,14 @@ class DataFlow(TimestampMixin, EngineBase):
         )
 
     def slots_begin(self, now: datetime) -> datetime:
-        """Return where the next slots begin: where it was made, if it was never scheduled."""
+        """Return the next slot; for a flow that was never scheduled, when it was created."""
         if self.next_run_at == NEVER_SCHEDULED:
             return min(self.created_at, now)
         return self.next_run_at
 
     @property
     def last_run(self) -> DataFlowRun | None:
-        """The run that was made last, whatever became of it; None if there never was one."""
+        """The newest run, whatever its status; None if there is none."""
         session = object_session(self)
         newest = self.runs.select().order_by(DataFlowRun.id.desc()).limit(1)
         return session.scalar(newest) if session else None
@@ -183,6 +184,6 @@ class DataFlow(TimestampMixin, EngineBase):
 
 
 def with_active_run(rows: sa.Select[*_Columns]) -> sa.Select[*_Columns]:
-    """Join flows with the run of each that has not ended."""
+    """Join flows with their active runs; a flow without one stays."""
     active = sa.and_(DataFlowRun.data_flow_id == DataFlow.id, DataFlowRun.active == 1)
     return rows.outerjoin(DataFlowRun, active)

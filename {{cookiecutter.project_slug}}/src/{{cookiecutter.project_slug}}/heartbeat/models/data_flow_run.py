@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class RunStatus(StrEnum):
     """Where a run is in its life."""
 
-    PENDING = "pending"  # asked for, not claimed yet; it has no lease and cannot be lost
-    IN_PROGRESS = "in_progress"  # claimed: its flow is at work, or its lease will end
-    SUCCESS = "success"  # ended: what the flow wrote was committed with this very status
-    FAILED = "failed"  # ended: nothing that the flow wrote was kept
+    PENDING = "pending"  # requested, not claimed yet; it has no lease and cannot be lost
+    IN_PROGRESS = "in_progress"  # claimed: its flow runs, or its lease will expire
+    SUCCESS = "success"  # ended: the flow's writes were committed together with this status
+    FAILED = "failed"  # ended: the flow's writes were rolled back
 
 
 class Trigger(StrEnum):
@@ -39,7 +39,7 @@ class Trigger(StrEnum):
     BACKFILL = "backfill"
 
 
-# From where to where; what has ended stays as it is.
+# The allowed changes of the status. A run that has ended never changes it.
 ALLOWED_MOVES: dict[str, set[RunStatus]] = {
     RunStatus.PENDING: {RunStatus.IN_PROGRESS, RunStatus.FAILED},
     # Back to pending if it was claimed but never begun.
@@ -73,8 +73,8 @@ class DataFlowRun(TimestampMixin, EngineBase):
     error_backtrace: Mapped[str | None] = mapped_column(AnyText())
     result: Mapped[Any | None] = mapped_column(types.Json)
     log: Mapped[str | None] = mapped_column(AnyText())
-    # 1 while the run has not ended, else NULL: unique with the flow, so one active run a flow. A
-    # column instead of a partial index, because MySQL has none and one rule serves all three.
+    # 1 until the run has ended, then NULL: a unique constraint allows one active run for each flow.
+    # MySQL has no partial index, which would need no column.
     active: Mapped[int | None] = mapped_column(
         sa.SmallInteger,
         sa.Computed("CASE WHEN status IN ('pending', 'in_progress') THEN 1 END", persisted=True),
@@ -85,15 +85,15 @@ class DataFlowRun(TimestampMixin, EngineBase):
     __table_args__ = (
         sa.UniqueConstraint("data_flow_id", "scheduled_for", "attempt"),
         sa.UniqueConstraint("data_flow_id", "active"),
-        # Not as text: `trigger` is a word of MySQL's own and wants its quotes there.
+        # Not as text: `trigger` is a reserved word in MySQL, and must be quoted.
         sa.CheckConstraint(status.in_([*RunStatus]), name="status_known"),
         sa.CheckConstraint(trigger.in_([*Trigger]), name="trigger_known"),
         sa.CheckConstraint("ended_at >= started_at", name="ended_after_start"),
-        # Reaping and taking pending runs read this; ended runs lie outside what they ask for.
+        # For reaping and for pending runs: their ranges contain no run that has ended.
         sa.Index(None, "status", "lease_expires_at"),
-        # Pruning reads this alone: a flow's last successes or failures, and those before a day.
+        # For pruning, which needs no other columns: a flow's last successes and failures.
         sa.Index(None, "data_flow_id", "status", "ended_at", "id"),
-        # Else SQLite gives the id of the newest run again when that is deleted.
+        # Otherwise SQLite would reuse the id of the newest run after it is deleted.
         {"sqlite_autoincrement": True},
     )
 

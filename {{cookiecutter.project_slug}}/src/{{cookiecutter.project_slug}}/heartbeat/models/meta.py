@@ -31,14 +31,14 @@ def _now() -> datetime:
 
 
 class TimestampMixin:
-    """What a row keeps of itself: when it was made, and when it was changed last."""
+    """Adds the times at which a row was created and last changed."""
 
     created_at: Mapped[datetime] = mapped_column(StoredTime, default=_now)
     updated_at: Mapped[datetime] = mapped_column(StoredTime, default=_now, onupdate=_now)
 
 
 def table_of(model: type[EngineBase]) -> sa.Table:
-    """Return a model's table, for statements that must not cost what the ORM costs."""
+    """Return a model's table, for statements without the overhead of the ORM."""
     return cast("sa.Table", model.__table__)
 
 

@@ -1,4 +1,4 @@
-"""What keeps a flow from running: asked by claims, explained by `why`."""
+"""The obstacles that keep a flow from running: conditions of claims, explained by `why`."""
 
 from typing import NamedTuple
 
@@ -8,8 +8,8 @@ from sqlalchemy import ColumnElement
 class Obstacle(NamedTuple):
     """One reason why a flow does not run.
 
-    absent: what holds where the obstacle is not there, so that claims can use an index.
-    sentence: the reason for people, a format of what `why` knows of the flow.
+    absent: the condition of flows without the obstacle, in a form for which claims use an index.
+    sentence: the reason in words, with placeholders that `why` fills in.
     """
 
     name: str

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from datetime import datetime
+from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
 from weakref import WeakKeyDictionary
 
@@ -27,21 +28,20 @@ from ..runs.execute import configuration_of
 from ..runs.fork import call_flow
 from ..runs.unreadable import problem_of
 from ..tracebacks import text_of
-from ..validation import did_you_mean
 
-# A condition that takes longer, in seconds, is worth a line in the log: all of the beat waits.
+# A condition that takes more than these seconds is logged, since the whole beat waits for it.
 LONG = 1.0
-# The flows whose conditions are being asked at this moment.
-_asking: WeakKeyDictionary[Heartbeat, set[int]] = WeakKeyDictionary()
+# The ids of the flows whose conditions are being checked.
+_being_checked: WeakKeyDictionary[Heartbeat, set[int]] = WeakKeyDictionary()
 
 log = logging.getLogger(__name__)
 
 
 def includeme(config: Configurator) -> None:
-    """Apply `after` to claims, and ask `when` in beats.
+    """Apply `after` to claims, and check `when` in beats.
 
-    When all flows are known, making the application raises DeclarationError for an `after` that
-    names none, or that waits for itself.
+    Making the application raises DeclarationError if an `after` names an unknown flow or is
+    circular.
     """
     heartbeat = config.registry["heartbeat"]
     heartbeat.check_conditions = check_conditions
@@ -49,39 +49,41 @@ def includeme(config: Configurator) -> None:
     def wire(_event: ApplicationCreated) -> None:
         flows = _in_order(heartbeat.flows)
         waits = [flow for flow in flows if flow.after]
-        asked = [flow.name for flow in flows if flow.when]
-        # Only obstacles that some flow has, to keep claims cheap.
+        conditional = [flow.name for flow in flows if flow.when]
+        # No obstacle that no flow has, to keep claims cheap.
         if waits:
             heartbeat.obstacles += (_after(waits),)
-        if asked:
-            heartbeat.obstacles += (_when(asked),)
+        if conditional:
+            heartbeat.obstacles += (_when(conditional),)
 
-    # Not an action: Pyramid would wrap the error, and show it twice and with another place.
+    # Not an action: Pyramid would wrap the error, and print it twice and with another place.
     config.add_subscriber(wire, ApplicationCreated)
 
 
 def check_conditions(heartbeat: Heartbeat, verdicts: dict[int, bool]) -> None:
-    """Ask the condition of each flow that is due, has one, and has no answer yet; keep why not."""
+    """Check the conditions of due flows without a verdict, and store why they are false."""
     handlers = [name for name, flow in heartbeat.flows.items() if flow.when]
     if not handlers:
         return
     now = heartbeat.clock.now()
     columns = (*READ, DataFlow.held_because)
     after = [obstacle.absent for obstacle in heartbeat.obstacles if obstacle.name == "after"]
-    unasked = select(*columns).where(*IS_DUE, *after, DataFlow.id.not_in(verdicts))
+    unchecked = select(*columns).where(*IS_DUE, *after, DataFlow.id.not_in(verdicts))
     with heartbeat.session() as session:
-        found = session.execute(unasked, query_params(now, handlers)).all()
-    found = [flow for flow in found if problem_of(flow) is None]  # see `claim`
-    asking = _asking.setdefault(heartbeat, set())
-    for flow in (flow for flow in found if flow.handler in handlers):  # see `claim`
-        if flow.id in asking:  # by another beat: one that hangs keeps no other beat
+        found = session.execute(unchecked, query_params(now, handlers)).all()
+    being_checked = _being_checked.setdefault(heartbeat, set())
+    for flow in found:
+        # As in `claim`: an unreadable row, or a name that was truncated when it was escaped.
+        if problem_of(flow) or flow.handler not in handlers:
+            continue
+        if flow.id in being_checked:  # by another beat, whose condition may hang
             verdicts[flow.id] = False
             continue
-        asking.add(flow.id)
+        being_checked.add(flow.id)
         try:
             reason = _why_not(heartbeat, flow, now)
         finally:
-            asking.discard(flow.id)
+            being_checked.discard(flow.id)
         verdicts[flow.id] = reason is None
         if reason != flow.held_because:
             keep = update(DataFlow).where(DataFlow.id == flow.id)
@@ -90,7 +92,7 @@ def check_conditions(heartbeat: Heartbeat, verdicts: dict[int, bool]) -> None:
 
 
 def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
-    """Ask a flow's condition with a session that only reads; return why it must wait, or None."""
+    """Call a flow's condition with a read-only session; return why the flow must wait, or None."""
     definition = heartbeat.flows[flow.handler]
     began = heartbeat.clock.monotonic()
     try:
@@ -104,7 +106,7 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
             reason = _reason_of(call_flow(definition.when, run) if definition.when else True)
     except (ConfigurationError, ScheduleError):
         return None  # the run fails with this error
-    except BaseException as error:  # noqa: BLE001 - it may raise anything, and no beat breaks
+    except BaseException as error:  # noqa: BLE001 - it may raise anything, and the beat goes on
         details = describe_error(error, heartbeat.secrets())
         log.warning("the condition of %s failed:\n%s", flow.name, details["error_backtrace"])
         reason = f"its condition failed: {details['error_type']}: {details['error_message']}"
@@ -115,30 +117,31 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
 
 
 def _reason_of(answer: object) -> str | None:
-    """Return why a flow must wait, according to the answer of its condition; None if it may run."""
+    """Return why a flow must wait, from the result of its condition; None if it may run."""
     if isinstance(answer, str) and answer:
         return text_of(answer)
-    return None if answer else "its condition says no"
+    return None if answer else "its condition is not met"
 
 
 def _in_order(flows: Mapping[str, FlowDefinition]) -> list[FlowDefinition]:
-    """Return the flows, each after those it waits for; raise DeclarationError if that cannot be."""
+    """Return the flows, each after those it waits for. Raises DeclarationError."""
     for flow in flows.values():
         if unknown := [name for name in flow.after if name not in flows]:
-            near = did_you_mean(unknown[0], flows) or f"; there are {', '.join(sorted(flows))}"
-            message = f"after is {list(flow.after)!r}: no flow is called {unknown[0]!r}{near}"
+            near = get_close_matches(unknown[0], flows, 1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(flows))}"
+            message = f"after is {list(flow.after)!r}: no flow is called {unknown[0]!r}; {hint}"
             raise DeclarationError(f"{flow.place}: flow {flow.name!r}: {message}")
     try:
         order = TopologicalSorter({flow.name: flow.after for flow in flows.values()}).static_order()
         return [flows[name] for name in order]
     except CycleError as error:
-        circle = error.args[1]
-        flow, message = flows[circle[0]], f"waits for itself by after: {' <- '.join(circle)}"
+        cycle = error.args[1]
+        flow, message = flows[cycle[0]], f"waits for itself by after: {' <- '.join(cycle)}"
         raise DeclarationError(f"{flow.place}: flow {flow.name!r}: {message}") from error
 
 
 def _after(flows: list[FlowDefinition]) -> Obstacle:
-    """Return what keeps flows waiting until others have succeeded."""
+    """Return the obstacle of flows that wait for a success of others."""
     succeeded = [
         or_(DataFlow.handler != flow.name, and_(*map(_has_succeeded, flow.after))) for flow in flows
     ]
@@ -147,10 +150,10 @@ def _after(flows: list[FlowDefinition]) -> Obstacle:
 
 
 def _when(handlers: list[str]) -> Obstacle:
-    """Return what keeps flows waiting whose condition said no when it was asked last."""
-    says_yes = or_(DataFlow.handler.not_in(handlers), DataFlow.held_because.is_(None))
+    """Return the obstacle of flows whose condition was false at the last check."""
+    was_true = or_(DataFlow.handler.not_in(handlers), DataFlow.held_because.is_(None))
     sentence = "Due since {slot}, but its condition holds it back: {held_because}."
-    return Obstacle("when", says_yes, sentence)
+    return Obstacle("when", was_true, sentence)
 
 
 def _has_succeeded(name: str) -> ColumnElement[bool]:

@@ -38,7 +38,7 @@ def includeme(config: Configurator) -> None:
 
 
 def _key(address: Address | None) -> str:
-    """Return the key of a limit: the /64 of an IPv6 address, since one customer has all of it."""
+    """Return the key of a limit: for IPv6 the /64 network, which belongs to one customer."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((address, 64), strict=False))
     return str(address)

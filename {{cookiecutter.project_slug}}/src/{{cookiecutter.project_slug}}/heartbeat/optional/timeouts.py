@@ -1,7 +1,7 @@
 """Optional: runs of flows with a `timeout` have a process of their own, which is ended in time.
 
-It is a new interpreter, not a fork of the server. It imports the flow's module, gets its orders by
-one pipe and answers by another: in lines of JSON, each a name and a value.
+It is a new interpreter, not a fork of the server. It imports the flow's module, reads its orders
+from one pipe and writes its answers to another: lines of JSON, each with a name and a value.
 """
 
 import faulthandler
@@ -38,7 +38,7 @@ from ..runs.execute import execute
 from ..runs.finish import end_lost
 from ..tracebacks import text_of
 
-# What the new interpreter runs. Not multiprocessing, which would import the server's own
+# The program of the new interpreter. Not multiprocessing, which would import the server's
 # `__main__` in each child.
 START = """
 import os, pickle, sys
@@ -46,12 +46,12 @@ orders = open(os.dup(0), "rb")
 sys.path[:] = pickle.load(orders)
 pickle.load(orders)(orders)
 """
-# What a child gets for its exit handlers when its run has ended, and to be gone when it is killed.
+# The limit for a child's exit handlers after its run has ended, and for its end after a kill.
 EXIT_SECONDS = 5.0
 # The longest log line that a child sends, in characters: more than is kept with a run.
 MAX_LINE = 100_000
-# How often it is looked whether a child still lives: a fork of it may keep the pipe open.
-LOOK_EVERY = 1.0
+# The interval at which a child is checked to be alive: a fork of it may keep the pipe open.
+CHECK_EVERY = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class _Children:
     def execute(self, run: ClaimedRun, definition: FlowDefinition, run_log: RunLog) -> RunStatus:
         """Execute a claimed run in a child; return the status that it recorded.
 
-        Raises FlowTimeout or FlowProcessDied, to be recorded, when it ended without one.
+        Raises FlowTimeout or FlowProcessDied, for the caller to record, if it ended without one.
         """
         heartbeat, seconds = self.heartbeat, definition.timeout or 0
         orders = _orders(heartbeat, run, definition)
@@ -117,8 +117,8 @@ class _Child:
         self.status: RunStatus | None = None
         self.transaction: tuple[int, str] | None = None
         self.deadline = 0.0
-        # On the command line stands only what helps who lists processes. In a session of its own
-        # it is out of reach of a terminal's Ctrl-C, and one group with all that it starts.
+        # The last argument identifies the run in a list of processes. In a session of its own, a
+        # terminal's Ctrl-C does not reach it, and all processes that it starts are in its group.
         self.process = subprocess.Popen(  # noqa: S603 - this interpreter, with the lines above
             [_interpreter(), "-P", "-u", "-c", START, f"run {run.id} of {run.flow_name}"],
             stdin=subprocess.PIPE,
@@ -129,7 +129,7 @@ class _Child:
     def work(self, orders: bytes, seconds: float) -> bool:
         """Send the orders and wait for the end of the process; return whether it came in time.
 
-        Afterwards the process is gone, with all that it started.
+        Afterwards the process and all that it has started are killed.
         """
         self.deadline = time.monotonic() + seconds
         talk = threading.Thread(
@@ -140,7 +140,7 @@ class _Child:
             while talk.is_alive() and self.process.poll() is None:
                 if (left := self.deadline - time.monotonic()) <= 0:
                     return False
-                talk.join(min(left, LOOK_EVERY))
+                talk.join(min(left, CHECK_EVERY))
             return True
         finally:
             self.kill()
@@ -149,7 +149,7 @@ class _Child:
             talk.join(EXIT_SECONDS)
 
     def kill(self) -> None:
-        """Kill the process and all that it started."""
+        """Kill the process and all that it has started."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -176,10 +176,10 @@ class _Child:
 
 
 def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -> bytes:
-    """Return what a child reads: first what it takes to start, then what its flow needs."""
+    """Return the orders of a child: first for its start, then for its run."""
     loggers = (logging.root, *logging.root.manager.loggerDict.values())
     levels = {each.name: each.level for each in loggers if isinstance(each, logging.Logger)}
-    declared = definition.model_copy(update={"when": None})  # asked before, and may be a lambda
+    declared = definition.model_copy(update={"when": None})  # checked before, and may be a lambda
     work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, declared, run)
     return b"".join(map(pickle.dumps, (sys.path, _work, definition.timeout, levels, work)))
 
@@ -208,15 +208,15 @@ def _exit_description(code: int | None) -> str:
 
 
 def _work(orders: IO[bytes]) -> None:
-    """Execute the run that stands in the orders. This is all that a child does."""
+    """Execute the run of the orders: the main function of a child."""
     answers = _Answers(os.fdopen(os.dup(1), "w"))
-    # What the flow starts must not read orders, and what it prints is no answer.
+    # Processes that the flow starts must not read orders, and its output must not mix with answers.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
-    # A service manager may send it to all processes of a service, but only the server's counts.
+    # A service manager may send it to all processes of the service: the server handles it.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    # Ends this process where nobody else can: the parent is stopped, or was killed while the flow
-    # keeps the interpreter from its threads.
+    # Ends this process even if the parent is stopped, or was killed while the flow blocks all other
+    # threads of the interpreter.
     faulthandler.dump_traceback_later(pickle.load(orders) + EXIT_SECONDS, exit=True)  # noqa: S301
     logging.root.addHandler(answers)
     for name, level in pickle.load(orders).items():  # noqa: S301 - all of it is from our parent
@@ -224,39 +224,39 @@ def _work(orders: IO[bytes]) -> None:
     settings, url, clock, definition, run = pickle.load(orders)  # noqa: S301
     threading.Thread(target=_end_with_parent, args=(orders.fileno(),), daemon=True).start()
 
-    def tell_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
+    def report_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
         if not transaction.nested:
-            answers.tell("transaction", backend_of(connection).open_transaction(connection))
+            answers.send("transaction", backend_of(connection).open_transaction(connection))
 
-    event.listen(FlowSession, "after_begin", tell_begin)
+    event.listen(FlowSession, "after_begin", report_begin)
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
     heartbeat.flows[run.handler] = definition
-    answers.tell("status", execute(heartbeat, run))
+    answers.send("status", execute(heartbeat, run))
     heartbeat.dispose()
 
 
 def _end_with_parent(orders: int) -> None:
-    """Wait until the parent closes its pipe, by its death at the latest, and end at once."""
+    """Wait until the parent closes its pipe, at the latest when it dies, and end at once."""
     os.read(orders, 1)
     os.killpg(0, signal.SIGKILL)
 
 
 class _Answers(QueueHandler):
-    """Sends the parent what it must know, and all that is logged, with each traceback as text."""
+    """Sends answers to the parent, and all log records, with tracebacks as text."""
 
     def __init__(self, pipe: TextIO) -> None:
-        super().__init__(cast("Any", pipe))  # instead of a queue: `enqueue` alone would need one
+        super().__init__(cast("Any", pipe))  # in place of the queue, which only `enqueue` uses
         self.pipe = pipe
         self.writing = threading.Lock()
 
-    def tell(self, name: str, value: object) -> None:
+    def send(self, name: str, value: object) -> None:
         """Send one answer."""
         line = json.dumps([name, value], default=text_of)
         with self.writing:
             print(line, file=self.pipe, flush=True)
 
     def enqueue(self, record: logging.LogRecord) -> None:
-        """Send a record, whose message is formatted by now."""
+        """Send a record, whose message is already formatted."""
         record.msg = record.message = shorten(record.msg, MAX_LINE)
-        self.tell("log", vars(record))
+        self.send("log", vars(record))

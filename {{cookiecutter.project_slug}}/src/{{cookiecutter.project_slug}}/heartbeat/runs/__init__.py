@@ -1,5 +1,5 @@
 """The life of a run, in order: a beat, what is due, its claim, its execution, and its end.
 
-`beat.py` calls the others. `claim.py` puts runs in progress, `release.py` takes that back, and
-`finish.py` alone ends them.
+`beat.py` calls the others. `claim.py` makes runs `in_progress`, `release.py` makes them `pending`
+again, and `finish.py` alone ends them.
 """

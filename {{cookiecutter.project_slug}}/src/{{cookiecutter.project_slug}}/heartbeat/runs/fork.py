@@ -1,4 +1,4 @@
-"""What becomes of a process that a flow forks."""
+"""Ends the child processes that a flow forks."""
 
 import os
 import sys
@@ -13,10 +13,10 @@ _Result = TypeVar("_Result")
 
 
 def call_flow(function: Callable[..., _Result], *arguments: object) -> _Result:
-    """Call what belongs to a flow. A child of this process that it forks ends with the call.
+    """Call a function of a flow. A child process that it forks ends with the call.
 
-    The child has neither the parent's threads nor a connection of its own, and its end is not that
-    of the run.
+    The child has neither the parent's threads nor its connections, and must not record the end of
+    the run.
     """
     process = os.getpid()
     try:
@@ -31,16 +31,23 @@ def call_flow(function: Callable[..., _Result], *arguments: object) -> _Result:
 
 
 def _end_child(error: BaseException | None) -> NoReturn:
-    """End this process as the interpreter does at the end of a program, but without its exit."""
-    code: object = 0 if error is None else 1
+    """End this process like the interpreter, but without exit handlers."""
+    status = 0 if error is None else 1
     with suppress(BaseException):
         if error is not None and is_a(error, SystemExit):
-            code = error.code
-            if not (code is None or isinstance(code, int)):
-                sys.stderr.write(f"{code}\n")
+            status = _exit_status(error.code)
         elif error is not None:
             traceback.print_exception(error)
         sys.stdout.flush()
         sys.stderr.flush()
-    status = code & 0xFF if isinstance(code, int) else 1
-    os._exit(0 if code is None else status)
+    os._exit(status)
+
+
+def _exit_status(code: object) -> int:
+    """Return the status for `sys.exit(code)`, and print a code that is a message."""
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code & 0xFF
+    sys.stderr.write(f"{code}\n")
+    return 1

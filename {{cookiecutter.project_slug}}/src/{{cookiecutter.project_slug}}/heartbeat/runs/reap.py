@@ -1,4 +1,4 @@
-"""Reaping: runs whose process gave no sign of life until their lease ended become failed."""
+"""Reaping: a run becomes failed if its lease has expired without a sign of life of its process."""
 
 import logging
 from collections.abc import Sequence
@@ -16,7 +16,8 @@ from ..models import DataFlowRun
 from .finish import end_lost
 from .unreadable import disable_apart, problem_of
 
-# Long enough for a process that was only locked out of the database to write its renewal.
+# The seconds before the second check: enough for a renewal by a process that was only locked out of
+# the database.
 SECOND_LOOK_AFTER = 1.0
 # If the write lock took longer than this, in seconds, a renewal may have been delayed as well.
 PATIENCE = 0.5
@@ -34,9 +35,9 @@ def expired_runs(session: Session, now: datetime) -> Sequence[DataFlowRun]:
 def reap(heartbeat: Heartbeat, suspects: Sequence[DataFlowRun]) -> int:
     """Wait a second, then fail those suspects whose lease is still the same; return how many.
 
-    The second begins when the database can be written, so that a renewal could be, too. Each run
-    is ended in a transaction of its own, so that one that is locked delays no other; what cannot
-    be ended now is left to the next beat.
+    The second begins when the database can be written, so that leases can be renewed, too. Each run
+    is ended in a transaction of its own, so that a locked one does not delay the others. The next
+    beat retries those that could not be ended.
     """
     heartbeat.transact(lambda session: begin_writing(session, heartbeat.waiting_beats))
     heartbeat.clock.sleep(SECOND_LOOK_AFTER)
@@ -44,7 +45,7 @@ def reap(heartbeat: Heartbeat, suspects: Sequence[DataFlowRun]) -> int:
 
 
 def _reap_one(heartbeat: Heartbeat, run: DataFlowRun) -> bool:
-    """Fail a run, if that is possible now; one that cannot be ended delays no other."""
+    """Fail a run; return False if it has a new lease, is locked, or the database fails."""
     if problem_of(run):
         return disable_apart(heartbeat, run.data_flow_id, run.id, end_run=True)
     error = LeaseExpired(

@@ -1,6 +1,7 @@
-"""Registering: flows that are declared in code get their rows, once a process."""
+"""Registration: creates and updates the rows of the flows that are declared in code."""
 
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import select, update
@@ -14,16 +15,15 @@ from ..errors import ScheduleError
 from ..migrations import require_current
 from ..models import DataFlow
 from ..schedules.rule import first_slot, rescheduled
+from .retry import OPTIONS
 from .unreadable import problem_of
-
-_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
 
 
 def register(heartbeat: Heartbeat) -> None:
-    """Make the rows that are missing, and take over what has changed in the code since.
+    """Create missing rows, and adopt changes of the declarations, once in each process.
 
-    Done by the first use of the engine in a process; safe when many processes do it at once.
-    Raises DatabaseNotReadyError when the database is away or not at this engine's revision.
+    Safe when many processes do it at once. Raises DatabaseNotReadyError if the database cannot be
+    reached or is not at this engine's revision.
     """
     if heartbeat.registered.is_set():
         return
@@ -32,7 +32,7 @@ def register(heartbeat: Heartbeat) -> None:
         columns = select(DataFlow.name, DataFlow.declared_schedule)
         declared = columns.where(DataFlow.name.in_(heartbeat.flows))
         schedules = dict(session.execute(declared).all())
-        options = select(DataFlow.handler, *_OPTIONS).distinct()
+        options = select(DataFlow.handler, *OPTIONS).distinct()
         recorded = session.execute(options.where(DataFlow.handler.in_(heartbeat.flows))).all()
     changed = set()
     for name, definition in sorted(heartbeat.flows.items()):
@@ -40,8 +40,8 @@ def register(heartbeat: Heartbeat) -> None:
             _insert(heartbeat, definition)
         elif schedules[name] != definition.schedule:
             changed.add(name)
-    if changed:  # else nothing is locked: a process may start while others write
-        _take_over(heartbeat, changed)
+    if changed:  # without a change, a process starts even while others hold locks
+        _adopt_schedules(heartbeat, changed)
     if stale := {row.handler for row in recorded if _is_stale(heartbeat, row)}:
         heartbeat.transact(lambda session: _record_options(session, heartbeat, sorted(stale)))
     heartbeat.registered.set()
@@ -57,7 +57,7 @@ def _is_stale(heartbeat: Heartbeat, row: Any) -> bool:
 
 
 def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str]) -> None:
-    """Write the options that follow a failure into all rows of these handlers."""
+    """Write the options that take effect after a failure to all rows of these handlers."""
     begin_writing(session)
     mine = DataFlow.handler.in_(handlers)
     session.execute(select(DataFlow.id).where(mine).order_by(DataFlow.id).with_for_update())
@@ -67,31 +67,40 @@ def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str])
         session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
 
 
-def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
-    now = heartbeat.clock.now()
-    flow = DataFlow(
-        name=definition.name,
+def new_row(definition: FlowDefinition, now: datetime) -> DataFlow:
+    """Return a row for a new flow of this handler, still without a name and a schedule."""
+    return DataFlow(
         handler=definition.name,
         description=definition.description,
         configuration=definition.new_configuration(),
-        run_interval=definition.every,
-        cron=definition.cron,
-        timezone=definition.timezone,
-        next_run_at=first_slot(definition.rule_of(definition), now, definition.start),
-        declared_schedule=definition.schedule,
         **definition.failure_options(),
         created_at=now,
         updated_at=now,
     )
-    # Where another process was faster, its row is as good.
+
+
+def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+    now = heartbeat.clock.now()
+    flow = new_row(definition, now)
+    flow.name = definition.name
+    flow.declared_schedule = definition.schedule
+    _set_schedule(flow, definition)
+    flow.next_run_at = first_slot(definition.rule, now, definition.start)
+    # Another process may have inserted the same row.
     with suppress(IntegrityError), heartbeat.session() as session:
         session.add(flow)
 
 
-def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
-    """Follow schedules changed in code, unless an operator has changed the row's since."""
+def _set_schedule(flow: DataFlow, definition: FlowDefinition) -> None:
+    flow.run_interval = definition.every
+    flow.cron = definition.cron
+    flow.timezone = definition.timezone
+
+
+def _adopt_schedules(heartbeat: Heartbeat, changed: set[str]) -> None:
+    """Adopt schedules that were changed in code, unless an operator has changed them since."""
     declared = select(DataFlow).where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
-    # Not the configuration: one that cannot be read is the matter of its own flow's runs.
+    # Without the configuration: an unreadable one is reported by the flow's runs.
     rows = declared.options(defer(DataFlow.configuration)).order_by(DataFlow.id).with_for_update()
     with heartbeat.session() as session:
         begin_writing(session)
@@ -100,11 +109,10 @@ def _take_over(heartbeat: Heartbeat, changed: set[str]) -> None:
             definition = heartbeat.flows[row.name]
             if row.declared_schedule == definition.schedule or problem_of(row):
                 continue
-            # What somebody wrote into the row by hand may be no schedule.
+            # The row may have been changed by hand.
             with suppress(ScheduleError):
                 if str(definition.rule_of(row)) == row.declared_schedule:
-                    row.run_interval, row.cron = definition.every, definition.cron
-                    row.timezone = definition.timezone
-                    row.next_run_at = rescheduled(definition.rule_of(row), row.last_slot_at, now)
+                    _set_schedule(row, definition)
+                    row.next_run_at = rescheduled(definition.rule, row.last_slot_at, now)
             row.declared_schedule = definition.schedule
             row.updated_at = now

@@ -1,4 +1,4 @@
-"""What a beat reports, in its reply and in its row."""
+"""The report of a beat, for its reply and its row."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,9 +9,9 @@ from typing import Any
 class BeatReport:
     """What a beat found and did: the members of the reply. `duration` is in seconds.
 
-    `flows_due` counts the flows that were due or had a run to start when it came, and those that
-    its reaping made so or whose slot it waited for.
-    `goes_on` is True if it was answered before it had recorded what it did.
+    flows_due: the flows that were due or had a pending run when the beat came, and those that
+        became due by reaping or whose slot the beat has waited for.
+    goes_on: whether the beat is answered before it has ended.
     """
 
     timestamp: datetime
@@ -26,6 +26,6 @@ class BeatReport:
     run_ids: list[int] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
-        """Return the counts and the duration: what the beat's row keeps."""
+        """Return the counts and the duration, for the beat's row."""
         left_out = {"timestamp", "goes_on", "run_ids"}
         return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}

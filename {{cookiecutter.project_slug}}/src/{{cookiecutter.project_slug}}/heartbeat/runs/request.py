@@ -1,6 +1,6 @@
-"""Runs that are asked for: by an operator, by a command, or for a window of the past.
+"""Requested runs: by an operator, by a command, or for a window of a backfill.
 
-Each function is a step within a transaction: it locks the flow's row, and the caller commits.
+Functions with a `session` are steps within a transaction, which the caller commits.
 """
 
 from sqlalchemy import select
@@ -20,7 +20,7 @@ from .unreadable import require_readable
 
 
 def claim_now(heartbeat: Heartbeat, name: str) -> ClaimedRun:
-    """Ask for a run of the flow called `name`, and claim it at once, in a transaction.
+    """Request a run of the flow called `name`, and claim it, in one transaction.
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
@@ -34,26 +34,26 @@ def claim_now(heartbeat: Heartbeat, name: str) -> ClaimedRun:
 
 
 def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedRun:
-    """Ask for a run of the flow called `name`, and claim it at once. The caller commits.
+    """Request a run of the flow called `name`, and claim it. The caller commits.
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
     flow = lock_flow(session, heartbeat, name)
     ask_for_run(session, heartbeat, flow)
-    for run in take_pending(session, heartbeat, [flow.id]):
-        return run
-    # An attempt that waits for its flow to be enabled again.
-    raise errors.ActiveRunError(flow.name)
+    runs = take_pending(session, heartbeat, [flow.id])
+    if not runs:  # a retry that waits until its flow is enabled again
+        raise errors.ActiveRunError(flow.name)
+    return runs[0]
 
 
 def ask_for_run(
     session: Session, heartbeat: Heartbeat, flow: DataFlow, window: Window | None = None
 ) -> int:
-    """Make a manual run of a locked flow, leave it pending, and return its id.
+    """Insert a pending run for a locked flow, and return its id.
 
-    Where an attempt waits, that one is due at once instead. With a `window` it is a backfill's run.
-    Raises HandlerNotRegisteredError, InputError where the flow's configuration does not fit, or
-    ActiveRunError while another run has not ended.
+    The run is a manual one, or with a `window` one of a backfill. If a retry waits, it becomes due
+    at once instead. Raises HandlerNotRegisteredError, InputError if the flow's configuration does
+    not fit, or ActiveRunError while another run has not ended.
     """
     if (definition := heartbeat.flows.get(flow.handler)) is None:
         raise errors.HandlerNotRegisteredError(flow.name, flow.handler)
@@ -61,8 +61,11 @@ def ask_for_run(
     check_configuration(definition, flow)
     if (run := active_run(session, flow)) is None:
         run = DataFlowRun(data_flow_id=flow.id, created_at=heartbeat.clock.now())
-        run.trigger = (Trigger.BACKFILL if window else Trigger.MANUAL).value
-        run.window_start, run.window_end = (window.start, window.end) if window else (None, None)
+        run.trigger = Trigger.MANUAL.value
+        if window:
+            run.trigger = Trigger.BACKFILL.value
+            run.window_start = window.start
+            run.window_end = window.end
     elif window or (run.status, run.trigger) != (RunStatus.PENDING, Trigger.RETRY):
         raise errors.ActiveRunError(flow.name)
     require_readable(run)
@@ -73,10 +76,9 @@ def ask_for_run(
 
 
 def lock_flow(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow:
-    """Wait for the flow called `name` and lock it. Raises UnknownFlowError.
+    """Lock the row of the flow called `name`, and return it. It may have Unreadable values.
 
-    Raises DatabaseBusyError where SQLite's write lock is not free in time. What of its row cannot
-    be read is Unreadable.
+    Raises UnknownFlowError, or DatabaseBusyError if SQLite's write lock is not free in time.
     """
     begin_writing(session, heartbeat.waiting_operators)
     flows = select(DataFlow).where(DataFlow.name == name)
@@ -87,7 +89,7 @@ def lock_flow(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow:
 
 
 def active_run(session: Session, flow: DataFlow) -> DataFlowRun | None:
-    """Return the run of a flow that has not ended, if there is one."""
+    """Return the active run of a flow, if it has one."""
     return session.scalars(select(DataFlowRun).filter_by(data_flow_id=flow.id, active=1)).first()
 
 

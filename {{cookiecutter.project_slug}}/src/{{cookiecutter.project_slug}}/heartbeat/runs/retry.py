@@ -1,4 +1,4 @@
-"""What follows a failure: the next attempt at its slot, or a pause of its flow."""
+"""After a failure: a retry of the slot, or a pause of the flow."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -11,17 +11,18 @@ from ..definition import FlowDefinition
 from ..models import DataFlow, DataFlowRun, Trigger
 from ..run import ClaimedRun
 
-# A run that kills its process each time is given up after this many attempts.
-MOST_ATTEMPTS = 10
+# The limit for attempts at a slot whose runs are lost, since a run may kill its process each time.
+MAX_ATTEMPTS = 10
 # The limit for the delay of a retry, in seconds.
 LONGEST_DELAY = 3_600
-# Enough to exceed LONGEST_DELAY whatever the delay is, and few enough to compute.
+# A delay of a second exceeds LONGEST_DELAY after this many doublings.
 MAX_DOUBLINGS = 12
-# The options of a row that has none recorded and whose handler is unknown here.
+# For a row without recorded options whose handler this process does not know.
 NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": None}
 
-_OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
-_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *_OPTIONS)
+# The columns of `FlowDefinition.failure_options`.
+OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
+_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
 
 
 def follow_failure(
@@ -32,20 +33,22 @@ def follow_failure(
     *,
     lost: bool = False,
 ) -> None:
-    """Make the next attempt at the slot of a run that failed, or pause its flow.
+    """Insert a retry for the slot of a failed run, or pause its flow.
 
-    To be called in the transaction that has recorded the failure, which holds the flow's row. That
-    row has the options, so that they hold in a process without the handler. A run that was `lost`
-    with its process goes by `on_lost` instead of `retries`, and at once.
+    Called in the transaction that has recorded the failure and has locked the flow's row. The
+    options are read from that row, since this process may not know the handler. For a run that was
+    `lost` with its process, `on_lost` decides instead of `retries`, and the retry has no delay.
     """
     if run.trigger == Trigger.BACKFILL:
         return
     flow = session.execute(_READ.where(DataFlow.id == run.data_flow_id)).one()
     options = _options(flow, definition)
-    retries, doublings = options["retries"], min(run.attempt - 1, MAX_DOUBLINGS)
-    delay = options["retry_delay"] * 2**doublings
     if lost:
-        retries, delay = (MOST_ATTEMPTS - 1 if options["on_lost"] == "retry" else 0), 0
+        retries = MAX_ATTEMPTS - 1 if options["on_lost"] == "retry" else 0
+        delay = 0
+    else:
+        retries = options["retries"]
+        delay = options["retry_delay"] * 2 ** min(run.attempt - 1, MAX_DOUBLINGS)
     due_again = run.scheduled_for is not None and run.attempt <= retries
     pause_after, failures = options["pause_after"], flow.failures_in_a_row
     if flow.enabled and pause_after and failures % pause_after == 0:
@@ -69,10 +72,10 @@ def follow_failure(
 
 
 def _options(flow: Any, definition: FlowDefinition | None) -> Mapping[str, Any]:
-    """Return the options of a flow's row; those of the code until they are recorded."""
-    recorded = {column.key: getattr(flow, column.key) for column in _OPTIONS}
+    """Return the options of a flow's row; the declared ones until they are recorded."""
+    recorded = {column.key: getattr(flow, column.key) for column in OPTIONS}
     numbers = (recorded["retries"], recorded["retry_delay"], recorded["pause_after"] or 0)
-    # SQLite keeps anything that is written by hand, and a failure is recorded all the same.
+    # SQLite may hold any value that was written by hand.
     if all(isinstance(number, int) and number >= 0 for number in numbers):
         return recorded
     return definition.failure_options() if definition else NO_OPTIONS

@@ -1,8 +1,8 @@
-"""Following a clock that was set back, or that had been ahead and is correct again.
+"""Follows a clock that was set back, for example because it had been ahead.
 
-What was written while it was ahead would stand still until the clock comes there once more: next
-slots, retries that wait, the leases of processes that died, and the successes that `after`
-compares. All of it is counted from now instead. The history stays as it is, and no slot runs again.
+Times that were written before then lie in the future: next slots, delays of retries, leases of
+processes that died, and the successes that `after` compares. They are moved so that they count from
+now. The history stays as it is, and no slot runs again.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,19 +27,19 @@ from .due import FlowRow, query_params
 from .finish import disable
 from .unreadable import problem_of
 
-# How many flows are changed in one transaction, and how often locked rows are tried.
+# How many flows one transaction changes, and how many times locked rows are tried.
 BATCH = 500
 TRIES = 3
 
-# On the tables: see `execute.py`.
+# On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 _SUCCESSES = _FLOW.c.last_success_at, _FLOW.c.last_success_started_at
-# Any of them proves that a flow's row was written by a clock that was ahead.
+# If one of these times is ahead, the row was written before the clock was set back.
 _TIMES = _FLOW.c.created_at, _FLOW.c.updated_at, _FLOW.c.last_slot_at, *_SUCCESSES
 _LIMIT = bindparam("ahead", type_=UTCDateTime())
 _IS_KNOWN = _FLOW.c.handler.in_(bindparam("handlers", expanding=True))
 _IS_AHEAD = or_(*(time > _LIMIT for time in _TIMES), _FLOW.c.next_run_at > END_OF_TIME)
-# A success a moment ahead proves nothing, but must stay older than those that lie further ahead.
+# A success slightly ahead proves nothing, but must stay older than the successes further ahead.
 _SUCCEEDS_LATER = or_(*(time > bindparam("now", type_=UTCDateTime()) for time in _SUCCESSES))
 _FIND_FLOWS = select(_FLOW.c.id, _IS_AHEAD.label("is_ahead"), *_SUCCESSES)
 _FIND_FLOWS = _FIND_FLOWS.where(or_(_IS_AHEAD, _SUCCEEDS_LATER), _IS_KNOWN)
@@ -57,9 +57,9 @@ _CHANGE_RUN = update(_RUN).where(_RUN.c.id == bindparam("run"))
 
 
 def follow_clock(heartbeat: Heartbeat) -> None:
-    """Count from now what lies ahead of the clock. Safe when many processes do it at once.
+    """Make times that are ahead of the clock count from now.
 
-    A locked row is tried again, and then left as it is.
+    Safe when many processes do it at once. A row that stays locked is left to a later beat.
     """
     heartbeat.transact(partial(restart_waiting, heartbeat=heartbeat))
     for _ in range(TRIES):
@@ -77,16 +77,16 @@ def follow_clock(heartbeat: Heartbeat) -> None:
 
 
 def restart_waiting(session: Session, heartbeat: Heartbeat) -> None:
-    """Count the delays of retries, and the leases of runs, from now on. The caller commits.
+    """Make the delays of retries and the leases of runs count from now. The caller commits.
 
-    A living process renews its leases when the clock leaps: those that are left are of dead ones.
+    A living process renews its leases when the clock leaps, so the others belong to dead processes.
     """
     begin_writing(session, heartbeat.waiting_beats)
     params = query_params(heartbeat.clock.now(), ())
     runs = session.connection().execute(_LOCK_RUNS, params).all()
     now = heartbeat.clock.now()
     for run in runs:
-        if problem_of(run):  # it is ended when it is claimed or reaped
+        if problem_of(run):  # ended when it is claimed or reaped
             continue
         waits = run.status == RunStatus.PENDING
         since = run.created_at if waits else run.updated_at
@@ -103,15 +103,15 @@ def restart_grids(
     ids: Sequence[int],
     successes: Mapping[datetime, datetime],
 ) -> None:
-    """Restart these flows from now where their rows lie ahead. The caller commits.
+    """Restart the schedules of those of these flows that are ahead. The caller commits.
 
-    Their windows stay empty until the clock passes the end of the last one. successes: for each
-    moment of a success that lies ahead, the one that takes its place.
+    Their windows are empty until the clock reaches the end of the last one. successes: by time of a
+    success that is ahead, the time that replaces it.
     """
     begin_writing(session, heartbeat.waiting_beats)
     params = {"flows": ids, "handlers": list(heartbeat.flows)}
     flows = session.connection().execute(_LOCK_FLOWS, params).all()
-    # Read when the rows are ours: this process may have stood still, and others have claimed.
+    # Read after locking: this process may have been suspended while others ran these flows.
     now = heartbeat.clock.now()
     for flow in flows:
         if problem := problem_of(flow):
@@ -122,7 +122,7 @@ def restart_grids(
         changed = {name: successes.get(times[name], times[name]) for name in later}
         if any(time and is_ahead(time, now) for time in times.values()):
             changed |= {"created_at": min(flow.created_at, now), "updated_at": now}
-            # A backfill that is going on holds the schedule again with its next window.
+            # A backfill that goes on sets `backfill_until` again with its next window.
             changed |= {"backfill_until": None, **_restarted(session, heartbeat, flow, now)}
         if changed:
             session.connection().execute(_CHANGE_FLOW, {"flow": flow.id, **changed})
@@ -131,7 +131,7 @@ def restart_grids(
 def _restarted(
     session: Session, heartbeat: Heartbeat, flow: FlowRow, now: datetime
 ) -> dict[str, object]:
-    """Return where a flow's slots go on: never later than they would have."""
+    """Return the last and the next slot of a restarted schedule, never later than before."""
     definition = heartbeat.flows[flow.handler]
     try:
         rule = definition.rule_of(flow)
@@ -148,7 +148,7 @@ def _restarted(
 def _on_grid(
     rule: Rule, flow: FlowRow, now: datetime, start: Literal["now", "next"]
 ) -> tuple[datetime | None, datetime]:
-    """Return the last slot and the next one of `every`: a new grid if the last one lies ahead."""
+    """Return the last and the next slot of `every`: of a new grid if the last one is ahead."""
     last_slot = flow.last_slot_at
     if last_slot is None:
         return None, first_slot(rule, now, start)
@@ -161,10 +161,10 @@ def _on_grid(
 def _by_cron(
     session: Session, rule: Rule, flow: FlowRow, now: datetime
 ) -> tuple[datetime | None, datetime]:
-    """Return the last slot of cron, up to now, and the next one that has no run yet.
+    """Return the last slot of cron up to now, and the next one without a run.
 
-    It may have passed: the slot of the minute before the beat is not lost, nor is any since the
-    last run by the clock as it is now.
+    The next one may have passed: slots since the last run by the corrected clock are not lost, nor
+    is the slot of the last minute.
     """
     last_slot, since = flow.last_slot_at, now - MINUTE
     slots = select(_RUN.c.scheduled_for).where(_RUN.c.data_flow_id == flow.id)
@@ -180,11 +180,11 @@ def _by_cron(
 
 
 def _in_order(flows: Iterable[FlowRow], now: datetime) -> dict[datetime, datetime]:
-    """Return what takes the place of each moment of a success after `now`: one until `now`.
+    """Return a time up to `now` for each time of a success after `now`.
 
-    Their order stays, by which `after` tells whether a success is new.
+    They keep their order, which shows `after` whether a success is new.
     """
-    times = filter(readable, (time for flow in flows for time in flow[2:]))
-    moments = {time for time in times if time > now}
-    latest_first = enumerate(sorted(moments, reverse=True))
-    return {moment: now - count * datetime.resolution for count, moment in latest_first}
+    times = (getattr(flow, column.name) for flow in flows for column in _SUCCESSES)
+    later = {time for time in times if readable(time) and time > now}
+    latest_first = enumerate(sorted(later, reverse=True))
+    return {time: now - count * datetime.resolution for count, time in latest_first}

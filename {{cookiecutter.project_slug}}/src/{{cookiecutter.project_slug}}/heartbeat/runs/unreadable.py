@@ -1,6 +1,6 @@
-"""Rows that cannot be read, since they were written by hand.
+"""Unreadable rows, which were written by hand.
 
-Such a row disables its own flow, with the reason, when it is read, and stops no other flow.
+When such a row is read, its flow is disabled with the reason. Other flows are not affected.
 """
 
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Problem(NamedTuple):
-    """A column that cannot be read, why, and of which run where it is not the flow's own."""
+    """An unreadable column and the reason; `of` names the run, if it is not the flow's column."""
 
     column: str
     text: str
@@ -35,7 +35,7 @@ class Problem(NamedTuple):
 
 
 def unreadable_values(row: object) -> dict[str, Unreadable]:
-    """Return what cannot be read of a row, or of an object of the ORM, by column."""
+    """Return the unreadable values of a row, or of an object of the ORM, by column."""
     return {key: each for key, each in _values_of(row).items() if isinstance(each, Unreadable)}
 
 
@@ -49,10 +49,7 @@ def _values_of(row: object) -> dict[str, Any]:
 
 
 def problem_of(*rows: Any) -> Problem | None:
-    """Return the first column that cannot be read of rows, or of objects of the ORM.
-
-    A None among them has nothing to read.
-    """
+    """Return the first unreadable column of rows or objects of the ORM; each may be None."""
     for row in filter(None, rows):
         for name, value in unreadable_values(row).items():
             text = f"is not valid ({value}): correct it in the database, or remove the flow"
@@ -61,13 +58,13 @@ def problem_of(*rows: Any) -> Problem | None:
 
 
 def require_readable(row: DataFlow | DataFlowRun | None) -> None:
-    """Raise InputError, which names the column, if there is a row that cannot be read."""
+    """Raise InputError, which names the column, if a row is unreadable; None is not."""
     if problem := problem_of(row):
         raise InputError({problem.column: [f"{problem.of} {problem.text}".strip()]})
 
 
 def keep_readable(session: Session, now: datetime, flows: Sequence[FlowRow]) -> list[FlowRow]:
-    """Return the rows that can be read of flows that are locked; disable the other flows."""
+    """Return the readable rows of locked flows; disable the other flows."""
     kept = list[FlowRow]()
     for flow in flows:
         if Unreadable in map(type, flow):
@@ -80,9 +77,9 @@ def keep_readable(session: Session, now: datetime, flows: Sequence[FlowRow]) -> 
 def disable_apart(
     heartbeat: Heartbeat, flow_id: int, run_id: int | None = None, *, end_run: bool = False
 ) -> bool:
-    """Disable a flow in a transaction of its own, if it or its run still cannot be read.
+    """Disable a flow in a transaction of its own, if it or its run is still unreadable.
 
-    Return whether that was done: not where it would have to wait. A later reader does it then.
+    Return whether it was disabled. A locked row is skipped, and left to a later reader.
     """
     mine = select(DataFlow).where(DataFlow.id == flow_id).with_for_update(skip_locked=True)
     try:

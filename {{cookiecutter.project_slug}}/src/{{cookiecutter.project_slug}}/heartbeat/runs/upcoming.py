@@ -1,7 +1,7 @@
-"""Waiting for a slot that a beat comes a moment too early for, so that it is not lost.
+"""Waits for a slot that comes shortly after a beat, so that it does not wait for the next beat.
 
-Nothing starts before its slot. The beat waits for it unless the rhythm of the beats shows that
-another one comes before it.
+No run starts before its slot. The beat does not wait if the rhythm of the beats shows that another
+one comes before the slot.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,11 +14,11 @@ from ..core import Heartbeat
 from ..db.stored import readable
 from ..models import DataFlowBeat
 
-# How many gaps between the last beats of all processes show their rhythm.
+# How many gaps between the last beats, of all processes, show their rhythm.
 GAPS = 5
-# How soon a waiting beat notices that the process stops, in seconds.
+# The seconds after which a waiting beat notices that the process stops.
 SLICE = 0.1
-# By id: the order in which they came, also where the clock was set back between them.
+# By id, since the clock may have been set back between them.
 _LAST_BEATS = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(GAPS + 1)
 
 
@@ -27,8 +27,8 @@ def wait_for_slot(
 ) -> bool:
     """Wait for `slot` unless another beat will run it in time; return whether it has come.
 
-    `deadline` is monotonic: only a slot before it is waited for. `on_wait` is called before the
-    wait, during which nothing of the database is held. One beat of a process waits at a time.
+    A slot after `deadline`, a monotonic time, is not waited for. `on_wait` is called before the
+    wait, which holds no connection. In each process, one beat waits at a time.
     """
     if not heartbeat.waiting_for_slot.acquire(blocking=False):
         return False
@@ -44,8 +44,8 @@ def wait_for_slot(
 def another_beat_comes(beats: Sequence[datetime], slot: datetime, now: datetime) -> bool:
     """Return whether the last `beats` suggest that another one comes before `slot`.
 
-    Counted with their largest gap, and never from two beats alone, so that an irregular scheduler
-    is not trusted.
+    It is expected after their largest gap, and at least two gaps are needed, so that an irregular
+    scheduler is not trusted.
     """
     times = sorted(beats)
     gaps = [later - earlier for earlier, later in pairwise(times)]

@@ -34,9 +34,9 @@ def _zone_names() -> frozenset[str]:
 
 @lru_cache(maxsize=1_000)
 def read_between(text: str) -> tuple[int, int]:
-    """Return when a window opens and closes, in minutes since midnight.
+    """Return when a window opens and closes, in minutes since midnight. Raises ScheduleError.
 
-    It closes on the next day where it closes earlier than it opens. Raises ScheduleError.
+    If the second number is lower, the window closes on the next day.
     """
     if match := re.fullmatch(rf"\s*{_TIME}\s*-\s*{_TIME}\s*", text):
         hour, minute, last_hour, last_minute = map(int, match.groups())
@@ -49,7 +49,7 @@ def read_between(text: str) -> tuple[int, int]:
 
 
 def is_open(between: str | None, zone: str, moment: datetime) -> bool:
-    """Return whether the clocks of the zone show a time within the window at that moment."""
+    """Return whether the local time of `moment` lies within the window."""
     if between is None:
         return True
     opens, closes = read_between(between)

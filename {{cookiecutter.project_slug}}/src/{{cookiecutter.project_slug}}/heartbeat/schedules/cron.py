@@ -1,9 +1,9 @@
 """The times of a cron expression, day by day, with daylight saving time.
 
-As in Debian's cron, an expression with a star in its minutes or hours follows local time: twice
-through an hour that comes twice, and never through one that is left out. Any other one runs once
-for each of its times: the first time, or as soon as what was left out is over. cronsim reads the
-expression and knows its days; where clocks are set by half an hour, it would lose times.
+As in Debian's cron, an expression with a star in its minutes or hours follows local time: its times
+come twice in an hour that is repeated, and not at all in an hour that is skipped. Each time of any
+other expression comes once: when it is first shown, or right after the skipped hour. cronsim parses
+the expression and knows its days, but would lose times where a clock is set by half an hour.
 """
 
 from bisect import bisect_left
@@ -17,7 +17,7 @@ from ..errors import ScheduleError
 from .between import read_zone
 
 DAY, MINUTE = timedelta(days=1), timedelta(minutes=1)
-# cronsim would take one for seconds, too.
+# cronsim also accepts a sixth field, for seconds.
 FIELDS = 5
 _WORDS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *"} | {
     "@weekly": "0 0 * * 0",
@@ -29,7 +29,7 @@ _WORDS = {"@hourly": "0 * * * *", "@daily": "0 0 * * *", "@midnight": "0 0 * * *
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cron:
-    """An expression that was read: what cronsim made of it, and its times since midnight."""
+    """A parsed expression. `times` are the times of day, counted from midnight."""
 
     fields: CronSim
     times: list[timedelta]
@@ -42,9 +42,9 @@ class Cron:
 
 @lru_cache(maxsize=1_000)
 def read_cron(expression: str) -> Cron:
-    """Read five fields, with names such as MON, or a word such as @daily.
+    """Parse five fields, with names such as MON, or a word such as @daily.
 
-    Raises ScheduleError for an invalid expression, and for one without times, such as 30 February.
+    Raises ScheduleError for an invalid expression, and for one that never comes (30 February).
     """
     text = _WORDS.get(expression.strip().lower(), expression)
     parts = text.split()
@@ -64,42 +64,41 @@ def read_cron(expression: str) -> Cron:
 
 @lru_cache(maxsize=128)
 def times_of(expression: str, zone: str, day: date) -> list[datetime]:
-    """Return the times of the expression from the start of that day there to the next: in UTC.
+    """Return the times of the expression on a day of the zone, in UTC.
 
-    A day starts when local time first reaches its midnight, so each moment belongs to one day, also
-    where local time is set past midnight: ahead, over a whole day as in Apia in 2011, or back.
+    The day begins when local time first reaches its midnight, so that each moment belongs to one
+    day, even if the clock is set across midnight, or over a whole day as in Apia in 2011.
     """
     cron = read_cron(expression)
-    there = read_zone(zone)
-    # A time that is left out belongs to the day that it is moved to.
+    tz = read_zone(zone)
+    # A time of an earlier day that is skipped may be moved to this day.
     days = [that for that in (day - 2 * DAY, day - DAY, day) if cron.includes(that)]
     if not days:
         return []
-    midnights = (datetime.combine(day + count * DAY, time(), there) for count in (-1, 0, 1))
+    midnights = (datetime.combine(day + count * DAY, time(), tz) for count in (-1, 0, 1))
     yesterday, start, end = map(_reaches, midnights)
     if end - start == start - yesterday == DAY:  # no clock is set
         return [start + time for time in cron.times] if day in days else []
-    walls = (datetime.combine(that, time(), there) + clock for that in days for clock in cron.times)
+    walls = (datetime.combine(that, time(), tz) + clock for that in days for clock in cron.times)
     moments = {moment for wall in walls for moment in _moments(cron, wall)}
     return sorted(moment for moment in moments if start <= moment < end)
 
 
 def _moments(cron: Cron, wall: datetime) -> tuple[datetime, ...]:
-    """Return when a time of the expression comes: once, twice, or never if it is left out."""
-    first, second = _readings(wall)
+    """Return when a local time of the expression comes: once, twice, or never if it is skipped."""
     if not cron.follows_local_time:
         return (_reaches(wall),)
-    return (first, second) if first <= second else ()
+    return _readings(wall) if _is_shown(wall) else ()
 
 
 def _reaches(wall: datetime) -> datetime:
-    """Return when local time first shows `wall`, or the first minute after it if it is left out."""
+    """Return when local time first shows `wall`, or the first minute after it if it is skipped."""
     first, second = _readings(wall)
-    if first <= second:
+    if _is_shown(wall):
         return first
     minutes = range(int((first - second) / MINUTE) + 2)
-    left_out = bisect_left(minutes, x=True, key=lambda count: _is_shown(wall + count * MINUTE))
-    return _readings(wall + left_out * MINUTE)[0]
+    skipped = bisect_left(minutes, x=True, key=lambda count: _is_shown(wall + count * MINUTE))
+    return _readings(wall + skipped * MINUTE)[0]
 
 
 def _is_shown(wall: datetime) -> bool:
@@ -108,5 +107,5 @@ def _is_shown(wall: datetime) -> bool:
 
 
 def _readings(wall: datetime) -> tuple[datetime, datetime]:
-    """Return when local time shows `wall`, first and last; last before first if it never does."""
+    """Return the first and the last moment of a local time, in reverse order if it is skipped."""
     return wall.replace(fold=0).astimezone(UTC), wall.replace(fold=1).astimezone(UTC)

@@ -7,24 +7,24 @@ run, a late beat or a restart never shifts it.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-# A beat may come this share of the interval before a slot, at most this many seconds, and waits
-# for it: the slot must not be lost if the scheduler calls a moment early.
+# A beat that comes before a slot waits for it, by up to this share of the interval and up to this
+# many seconds, so that the slot is not lost if the scheduler calls a moment early.
 EARLY_SHARE = 0.1
 MAX_EARLY = 30.0
 
-# The shortest interval of a cron expression, in seconds, which its tolerance is a share of.
+# The shortest interval of a cron expression, in seconds. EARLY_SHARE applies to it.
 CRON_INTERVAL = 60
 
-# The clocks of two machines may differ by this many seconds. A time further ahead proves that the
-# clock was set back.
+# The clocks of two machines may differ by this many seconds. A past time that lies further ahead
+# proves that the clock was set back.
 MAX_SKEW = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """The slot to run now, how many slots before it were missed, and the slot after it.
+    """The slot that is due, the number of missed slots before it, and the slot after it.
 
-    Without a `slot` there is nothing to run, and the next slot is set.
+    If `slot` is None, none is due.
     """
 
     slot: datetime | None
@@ -33,10 +33,7 @@ class Due:
 
 
 def latest_due(next_slot: datetime, interval: int, now: datetime) -> Due:
-    """Return the latest slot that is due at `now`, if `next_slot` is.
-
-    Those before it are counted: this is the rule `catch_up="once"`.
-    """
+    """Return the latest slot that is due at `now`, and count those before it as missed."""
     if next_slot > now:
         return Due(None, 0, next_slot)
     step = timedelta(seconds=interval)
@@ -45,22 +42,12 @@ def latest_due(next_slot: datetime, interval: int, now: datetime) -> Due:
     return Due(slot, passed, slot + step)
 
 
-def rescheduled(last_slot: datetime | None, interval: int, now: datetime) -> datetime:
-    """Return the next slot after the interval was changed: one interval after the last slot.
-
-    If that has passed, or no slot was ever claimed, the flow is due now.
-    """
-    if last_slot is None:
-        return now
-    return max(last_slot + timedelta(seconds=interval), now)
-
-
 def is_ahead(moment: datetime, now: datetime) -> bool:
     """Return whether a past moment lies so far ahead that the clock must have been set back."""
     return moment - now > timedelta(seconds=MAX_SKEW)
 
 
 def restarted_grid(last_slot: datetime, interval: int, now: datetime) -> datetime:
-    """Return where a grid begins again after the clock was set back: now, but on no old slot."""
+    """Return the first slot of a new grid after the clock was set back: now, but no old slot."""
     on_old_grid = (last_slot - now) % timedelta(seconds=interval) == timedelta(0)
     return now + timedelta(microseconds=on_old_grid)

@@ -12,15 +12,15 @@ from ..errors import ScheduleError
 from .between import is_open, read_zone
 from .cron import DAY, MINUTE, times_of
 from .every import Due, latest_due
-from .every import rescheduled as one_interval_later
 
 MOMENT = timedelta.resolution
 # How far apart two slots may lie: 29 February is on each day of the week within 40 years.
 MAX_GAP = 41 * 366 * DAY
-# Slots end shortly before the calendar, in the year 9999, so that any zone can show them.
+# The last slots lie shortly before the end of the calendar, so that any zone can show them.
 LAST_DAY = date.max - 2 * DAY
 LAST_SLOT = datetime.combine(LAST_DAY, time(), UTC)
-# This many missed slots are counted, half a year of each minute; then half of the rest is skipped.
+# After this many missed slots, half a year of minutes, half of the rest is skipped without
+# counting.
 MAX_COUNTED = 250_000
 
 
@@ -49,8 +49,8 @@ class Rule:
 def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) -> Due:
     """Return which of the slots from `next_slot` on is due at `now`, and the one after it.
 
-    The `first` claim of an `every` flow sets its grid, if its window is open then. Raises
-    ScheduleError if the calendar ends before the next slot, in the year 9999.
+    The `first` claim of an `every` flow starts its grid, if the daily window is open. Raises
+    ScheduleError if there is no next slot before the year 10000.
     """
     if rule.every and first and next_slot <= now and is_open(rule.between, rule.timezone, now):
         next_slot = now
@@ -67,7 +67,7 @@ def due(rule: Rule, next_slot: datetime, now: datetime, *, first: bool = False) 
 
 
 def _count_due(rule: Rule, next_slot: datetime, now: datetime) -> Due:
-    """Return the slot that is due, by counting the slots one by one: with "all" the oldest one."""
+    """Return the slot that is due, by counting: the latest one, or with "all" the oldest one."""
     slot = next_after(rule, next_slot - MOMENT, next_slot)
     if slot > now:
         return Due(None, 0, slot)
@@ -93,17 +93,21 @@ def _grace(rule: Rule, slot: datetime) -> timedelta:
 
 
 def first_slot(rule: Rule, now: datetime, start: Literal["now", "next"] = "now") -> datetime:
-    """Return the first slot of a new flow: `every` at once or after an interval, `cron` in time."""
+    """Return the first slot of a new flow. `start` is for `every`: at once, or in an interval."""
     if not rule.every:
         return next_after(rule, now)
     return _opening(rule, now + timedelta(seconds=rule.every if start == "next" else 0))
 
 
 def rescheduled(rule: Rule, last_slot: datetime | None, now: datetime) -> datetime:
-    """Return the next slot after the rule was changed, which is never in the past."""
+    """Return the next slot for a changed rule: for `every`, one interval after the last slot.
+
+    It is never in the past.
+    """
     if not rule.every:
         return next_after(rule, now)
-    return _opening(rule, one_interval_later(last_slot, rule.every, now))
+    due_at = last_slot + timedelta(seconds=rule.every) if last_slot else now
+    return _opening(rule, max(due_at, now))
 
 
 def next_slots(rule: Rule, next_slot: datetime, now: datetime, number: int = 5) -> list[datetime]:
@@ -116,17 +120,17 @@ def next_slots(rule: Rule, next_slot: datetime, now: datetime, number: int = 5) 
 def next_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> datetime:
     """Return the first slot after `moment`: see `slots_after`.
 
-    Raises ScheduleError if the calendar ends before it, in the year 9999.
+    Raises ScheduleError if there is none before the year 10000.
     """
     return _next_of(rule, slots_after(rule, moment, grid))
 
 
 def slots_after(rule: Rule, moment: datetime, grid: datetime | None = None) -> Iterator[datetime]:
-    """Yield the slots after `moment`, each later than the one before, until the calendar ends.
+    """Yield the slots after `moment` in order, until the end of the calendar.
 
-    Those of `every` lie on the grid through `grid`, or through `moment`; a grid that never meets
-    the daily window begins again where that opens. Raises ScheduleError for a cron expression that
-    never meets it.
+    Slots of `every` lie on the grid through `grid`, or through `moment`. A grid without a slot in
+    the daily window begins again when the window opens. Raises ScheduleError for a cron expression
+    without a time in the window.
     """
     return _cron_slots(rule, moment) if not rule.every else _grid_slots(rule, moment, grid)
 
@@ -170,7 +174,7 @@ def _no_slot_left(rule: Rule) -> ScheduleError:
 
 
 def slot_before(rule: Rule, slot: datetime) -> datetime:
-    """Return the slot before `slot`, which is one itself; of `every` one interval before."""
+    """Return the slot before `slot`; for `every`, the time one interval before."""
     if rule.every:
         return slot - timedelta(seconds=rule.every)
     span = timedelta(hours=1)
@@ -180,7 +184,7 @@ def slot_before(rule: Rule, slot: datetime) -> datetime:
 
 
 def _opening(rule: Rule, moment: datetime) -> datetime:
-    """Return the first moment from `moment` on at which the daily window is open."""
+    """Return `moment`, or when the daily window opens next if it is closed then."""
     while not is_open(rule.between, rule.timezone, moment):
         moment = moment.replace(second=0, microsecond=0) + MINUTE
     return moment

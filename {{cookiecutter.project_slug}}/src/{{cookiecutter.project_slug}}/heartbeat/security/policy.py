@@ -1,4 +1,4 @@
-"""The security policy of the rendered application: permissions follow from the caller's token."""
+"""The security policy of the rendered application, and the caller of a request."""
 
 import logging
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ QUERY_NAMES = {"token", "access_token", "api_key", "heartbeat_token", "x-heartbe
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The caller: an address, where it is known, and the permission and name of its token."""
+    """The caller: its address, if that is known, and the permission and name of its token."""
 
     address: Address | None
     permission: str | None = None
@@ -37,10 +37,9 @@ class Caller:
 
 
 class HeartbeatSecurityPolicy:
-    """The policy of the rendered application: permissions follow from the token that is sent.
+    """The policy of the rendered application: the token of a request gives the permissions.
 
-    The operator's token may do everything, the scheduler's may beat. Without a valid token, neither
-    is permitted.
+    The operator's token may do everything, the scheduler's may only beat.
     """
 
     def identity(self, request: Request) -> Caller | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 # A header reaches us as text in which each byte is one character (PEP 3333).
 _HEADER_ENCODING = "latin-1"
-# A file that does not end with a line end is complete if it was not changed for these seconds.
+# A file without a line end at its end is complete if it was not changed for these seconds.
 SETTLE_SECONDS = 3.0
 SHORTEST_SECRET = 16
 FEWEST_CHARACTERS = 5
@@ -54,7 +54,8 @@ class Tokens:
     file: Path | None = None
     weakness: Callable[[str], str | None] = lambda _secret: None
     problem: str = field(default="", init=False)
-    # The state of the file when it was read, and its tokens: one value, since threads share it.
+    # The state of the file when it was read, and its tokens. One value, which threads replace at
+    # once.
     _read: tuple[tuple[int, ...], Sequence[Token]] = field(default=((), ()), repr=False)
 
     def all(self) -> list[Token]:

@@ -53,7 +53,7 @@ def beat(request: Request) -> Response:
 
 
 def _runs(heartbeat: Heartbeat, ids: list[int]) -> list[RunSummary]:
-    """Return what has become of this beat's runs so far."""
+    """Return the present state of this beat's runs."""
     with heartbeat.session() as session:
         rows = session.execute(RUNS.where(DataFlowRun.id.in_(ids)).order_by(DataFlowRun.id))
         return [run_members(row) for row in rows]
@@ -80,5 +80,5 @@ def malformed(_error: URLDecodeError, _request: Request) -> Response:
 
 
 def unknown(_request: Request) -> Response:
-    """Answer authorised callers that there is no resource at this path."""
+    """Answer 404 to an authorised caller."""
     return problem(HTTPStatus.NOT_FOUND, "there is no such resource")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 LONGEST_WAIT = 300
 
-# A comma or a semicolon in quotes is no separator. An open quote ends with the text.
+# A comma or a semicolon in quotes does not separate. An open quote ends with the text.
 _QUOTED = r'"(?:[^"\\]|\\.?)*+"?'
 _PREFERENCE = re.compile(rf'(?:[^",]|{_QUOTED})+')
 _WITHOUT_PARAMETERS = re.compile(rf'(?:[^";]|{_QUOTED})+')

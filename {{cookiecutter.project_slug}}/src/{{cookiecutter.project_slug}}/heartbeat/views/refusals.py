@@ -69,15 +69,15 @@ def _refuse_token(request: Request, caller: Caller) -> Response:
 
 
 def _may(request: Request, caller: Caller, permission: str) -> bool:
-    """Return whether the token gives a permission, or for an operator the application's policy."""
+    """Return whether the token permits it, or for operators the application's security policy."""
     if caller.may(permission):
         return True
-    if permission == BEAT:  # which a cookie never authorises
+    if permission == BEAT:  # a cookie never authorises a beat
         return not request.heartbeat.settings.require_token
     if not _policy_permits(request):
         return False
     if request.method not in SAFE_METHODS:
-        # A cookie may have authorised this, which a browser sends for requests of any site.
+        # A cookie may have authorised this, and a browser sends it with requests of any site.
         _check_csrf(request)
     return True
 
@@ -115,6 +115,6 @@ def _refuse_body(request: Request) -> Response | None:
     except Exception:  # noqa: BLE001 - each server has its own errors for invalid chunks
         return problem(HTTPStatus.BAD_REQUEST, "the body cannot be read")
     if too_large or len(body) > LARGEST_BODY:
-        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body may have 64 KiB at most")
-    request.body = body  # put back for the view: a server gives it once
+        return problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the body is larger than 64 KiB")
+    request.body = body  # for the view, since the body can be read once
     return None

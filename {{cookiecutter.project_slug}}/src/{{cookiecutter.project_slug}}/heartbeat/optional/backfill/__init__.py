@@ -1,4 +1,4 @@
-"""Works through a span of the past, window by window."""
+"""Optional: runs for a time span of the past, window by window."""
 
 import click
 

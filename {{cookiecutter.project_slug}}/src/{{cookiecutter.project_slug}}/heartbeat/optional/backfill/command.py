@@ -1,4 +1,4 @@
-"""The command that works through a span of the past, window by window."""
+"""The command `heartbeat backfill`."""
 
 import sys
 from contextlib import suppress
@@ -7,13 +7,13 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 import click
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from ...cli.application import command
 from ...cli.names import name_argument
 from ...core import Heartbeat
 from ...errors import DataFlowError, InputError, UnknownFlowError
+from ...members import find_run
 from ...models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ...models.data_flow import BACKFILL_HOLD
 from ...printing import printable
@@ -21,13 +21,13 @@ from ...run import ClaimedRun, Window
 from ...runs.claim import take_pending
 from ...runs.execute import execute
 from ...runs.release import remember_claims
-from ...runs.request import ask_for_run, lock_flow, rule_of
+from ...runs.request import active_run, ask_for_run, lock_flow, rule_of
 from ...runs.unreadable import require_readable
 from ...schedules.between import read_zone
 from ...schedules.rule import Rule, slots_after
 from ...settings import BEATS_MISSED
 
-# Seconds between two looks at whether a run in progress has ended.
+# The seconds between two checks whether another run has ended.
 PAUSE = 1.0
 TIME: dict[str, Any] = {"type": datetime.fromisoformat, "metavar": "TIME"}
 
@@ -37,11 +37,11 @@ TIME: dict[str, Any] = {"type": datetime.fromisoformat, "metavar": "TIME"}
 @click.option("--from", "since", required=True, help="The first moment.", **TIME)
 @click.option("--to", "until", required=True, help="The moment after the last.", **TIME)
 def backfill(heartbeat: Heartbeat, name: str, since: datetime, until: datetime) -> None:
-    """Run the flow NAME for each of its intervals in a span of the past, oldest first.
+    """Run the flow NAME for each of its intervals in a time span of the past, oldest first.
 
-    Times are in ISO 8601; those without a zone are in the flow's. Its schedule stays as it is, and
-    waits meanwhile. A run that is active already, or waits to be retried, is waited for. This stops
-    with a window that fails; called again, it goes on with what has not succeeded.
+    Times are in ISO 8601; those without a zone are in the flow's. Its schedule does not change, and
+    waits until the command ends. The command waits for an active run or a waiting retry. It stops
+    when a window fails. If it is repeated, it skips windows that have succeeded.
     """
     rule = heartbeat.transact(lambda session: _rule(session, heartbeat, name))
     zone = read_zone(rule.timezone)
@@ -55,7 +55,7 @@ def backfill(heartbeat: Heartbeat, name: str, since: datetime, until: datetime) 
             for window in progress:
                 done += _backfill(heartbeat, name, window)
     finally:
-        heartbeat.transact(lambda session: _let_schedule_go_on(session, heartbeat, name))
+        heartbeat.transact(lambda session: _resume_schedule(session, heartbeat, name))
     click.echo(f"{name}: {done} windows run, {len(windows) - done} had succeeded before")
 
 
@@ -68,8 +68,8 @@ def _rule(session: Session, heartbeat: Heartbeat, name: str) -> Rule:
 def _backfill(heartbeat: Heartbeat, name: str, window: Window) -> bool:
     """Run a window unless it has succeeded; return whether it was run.
 
-    Waits while another run is in progress. Raises DataFlowError when the window fails, or when the
-    other run does not get on.
+    Waits for another active run. Raises DataFlowError if the window fails, or if the other run
+    makes no progress.
     """
     run = _claim(heartbeat, name, window)
     if run is None:
@@ -77,17 +77,15 @@ def _backfill(heartbeat: Heartbeat, name: str, window: Window) -> bool:
     with heartbeat.executor.working_here(run):
         status = execute(heartbeat, run)
     if status is not RunStatus.SUCCESS:
-        with heartbeat.session() as session:
-            row = session.get_one(DataFlowRun, run.id)
         span = f"{window.start.isoformat()} to {window.end.isoformat()}"
-        raise DataFlowError(f"{span} failed: {row.error_type}: {row.error_message}")
+        raise DataFlowError(f"{span} failed: {find_run(heartbeat, run.id).error}")
     return True
 
 
 def _claim(heartbeat: Heartbeat, name: str, window: Window) -> ClaimedRun | None:
-    """Claim a run of the window, as soon as no other run is active; None if it has succeeded.
+    """Claim a run of the window as soon as no other run is active; None if it has succeeded.
 
-    The flow's schedule waits from now on, so that no further runs come in between.
+    The flow's schedule waits from now on, so that no other runs come in between.
     """
     obstacle = ""
     with remember_claims(heartbeat) as claimed:
@@ -95,12 +93,12 @@ def _claim(heartbeat: Heartbeat, name: str, window: Window) -> ClaimedRun | None
         def step(session: Session) -> str:
             flow = lock_flow(session, heartbeat, name)
             flow.backfill_until = heartbeat.clock.now() + BACKFILL_HOLD
-            active = select(DataFlowRun).filter_by(data_flow_id=flow.id, active=1)
-            if not _has_succeeded(session, flow, window):
-                if run := session.scalars(active).one_or_none():
-                    return _obstacle(heartbeat, flow, run)
-                ask_for_run(session, heartbeat, flow, window)
-                claimed.extend(take_pending(session, heartbeat, [flow.id]))
+            if _has_succeeded(session, flow, window):
+                return ""
+            if run := active_run(session, flow):
+                return _obstacle(heartbeat, flow, run)
+            ask_for_run(session, heartbeat, flow, window)
+            claimed.extend(take_pending(session, heartbeat, [flow.id]))
             return ""
 
         while found := heartbeat.transact(step):
@@ -119,7 +117,7 @@ def _has_succeeded(session: Session, flow: DataFlow, window: Window) -> bool:
 
 
 def _obstacle(heartbeat: Heartbeat, flow: DataFlow, run: DataFlowRun) -> str:
-    """Describe the run that is waited for. Raises DataFlowError if it would be for ever."""
+    """Describe the run that is waited for. Raises DataFlowError if it makes no progress."""
     require_readable(run)
     name, now = f"run {run.id} ({run.trigger}, attempt {run.attempt})", heartbeat.clock.now()
     patience = timedelta(seconds=BEATS_MISSED * heartbeat.settings.expected_every)
@@ -138,12 +136,12 @@ def _obstacle(heartbeat: Heartbeat, flow: DataFlow, run: DataFlowRun) -> str:
     due = max(run.not_before or run.created_at, run.created_at)
     if due + patience < now:
         raise DataFlowError(
-            f"{name} is due since {due:%Y-%m-%d %H:%M:%S} UTC, but no beat has claimed it: check "
-            "that the scheduler calls, and repeat the command"
+            f"{name} has been due since {due:%Y-%m-%d %H:%M:%S} UTC, but no beat has claimed it: "
+            "check that the scheduler calls, and repeat the command"
         )
     return f"{name} is pending, and due at {due:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _let_schedule_go_on(session: Session, heartbeat: Heartbeat, name: str) -> None:
+def _resume_schedule(session: Session, heartbeat: Heartbeat, name: str) -> None:
     with suppress(UnknownFlowError):  # it may have been removed meanwhile
         lock_flow(session, heartbeat, name).backfill_until = None

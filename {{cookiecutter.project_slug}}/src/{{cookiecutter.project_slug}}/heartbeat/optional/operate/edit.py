@@ -120,8 +120,8 @@ def rename(heartbeat: Heartbeat, name: str, new: str) -> tuple[FlowMembers, str]
 def remove(heartbeat: Heartbeat, name: str) -> None:
     """Remove the flow NAME and its history.
 
-    A run in progress commits nothing any more. Flows that are still declared in the code
-    come back, as new ones, when the application starts again.
+    The writes of a run in progress are rolled back. A flow that is still declared in the code comes
+    back, as a new one, when the application starts again.
     """
     runs = operations.remove(heartbeat, name)
     done = f"removed {name} and its {runs} runs{_comes_back(heartbeat, name)}"
@@ -146,7 +146,7 @@ def pause(heartbeat: Heartbeat, name: str, reason: str | None) -> tuple[FlowMemb
 
 @flow_command
 def resume(heartbeat: Heartbeat, name: str) -> tuple[FlowMembers, str]:
-    """Enable the flow NAME. However long it was disabled, it runs at most once for that time."""
+    """Enable the flow NAME. Of the slots that passed while it was disabled, at most one runs."""
     return operations.change(heartbeat, name, {"enabled": True}), f"{name} is enabled"
 
 

@@ -24,6 +24,7 @@ from ...json_values import json_problem
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
 from ...runs.execute import execute
 from ...runs.finish import cancel
+from ...runs.register import new_row
 from ...runs.request import (
     active_run,
     ask_for_run,
@@ -41,7 +42,7 @@ from .why import describe
 
 # How many seconds a requested run waits for a worker that another claim has reserved.
 CLAIM_SECONDS = 1.0
-# The values before the first slot. A new schedule restores them where a value is unreadable.
+# The values before the first slot. A new schedule restores each of them that is unreadable.
 NO_SLOTS: dict[str, Any] = dict.fromkeys(("last_slot_at", "window_starts_at", "backfill_until"))
 NO_SLOTS |= {"next_run_at": NEVER_SCHEDULED, "skipped_slots": 0}
 
@@ -80,12 +81,11 @@ def add(heartbeat: Heartbeat, given: Mapping[str, Any], pause_reason: str = "") 
 
     def step(session: Session) -> DataFlow:
         begin_writing(session, heartbeat.waiting_operators)
-        flow = DataFlow(handler=new.handler, timezone="UTC", **definition.failure_options())
-        flow.description = definition.description
-        flow.configuration = definition.new_configuration()
-        flow.created_at = heartbeat.clock.now()
+        now = heartbeat.clock.now()
+        flow = new_row(definition, now)
+        flow.timezone = new.timezone
         _apply(session, heartbeat, flow, new, pause_reason)
-        flow.next_run_at = first_slot(rule_of(heartbeat, flow), flow.created_at, definition.start)
+        flow.next_run_at = first_slot(definition.rule_of(flow), now, definition.start)
         return flow
 
     return _transact(heartbeat, step)
@@ -134,7 +134,7 @@ def reset(heartbeat: Heartbeat, name: str) -> FlowMembers:
 def remove(heartbeat: Heartbeat, name: str) -> int:
     """Remove a flow and its runs; return how many those were. Raises UnknownFlowError.
 
-    A run in progress commits nothing any more.
+    The writes of a run in progress are rolled back.
     """
 
     def step(session: Session) -> int:
@@ -184,7 +184,7 @@ def _apply(
     if "configuration" in named and flow.handler in heartbeat.flows:
         check_configuration(heartbeat.flows[flow.handler], flow)
     flow.updated_at = now
-    name = flow.name  # not readable after a failed flush
+    name = flow.name  # a failed flush expires it
     try:
         _set_schedule(heartbeat, flow, wanted, now)
         if "enabled" in named:
@@ -203,7 +203,7 @@ def _apply(
 
 
 def _invalid_field(flow: DataFlow) -> str:
-    """Return which field is invalid where a flow's rule cannot be read."""
+    """Return the field that makes a flow's rule invalid."""
     try:
         read_zone(flow.timezone)
     except errors.ScheduleError:
@@ -237,7 +237,7 @@ def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetim
     require_readable(flow)
     require_readable(active_run(session, flow))
     read_zone(flow.timezone)
-    # The slots that passed while it was disabled are not missed: the last of them is enough.
+    # Of the slots that passed while it was disabled, only the last one runs.
     once = replace(rule_of(heartbeat, flow), catch_up="once")
     [slot] = next_slots(once, flow.slots_begin(now), now, 1)
     if flow.enabled is False:

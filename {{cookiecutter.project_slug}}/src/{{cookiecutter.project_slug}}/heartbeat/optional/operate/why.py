@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Any
 
 from sqlalchemy import func, select, true
 from sqlalchemy.orm import Session, aliased
@@ -24,9 +25,9 @@ from ...schedules.rule import next_slots
 from ...settings import BEATS_MISSED
 from .members import FlowMembers
 
-# Obstacles that remain whether or not beats come.
+# Obstacles that a beat does not remove.
 BEATS_DO_NOT_HELP = {"running", "unknown handler", "disabled"}
-# Obstacles that matter only when the schedule can be read; None is no obstacle.
+# Obstacles that are explained after an invalid schedule. None stands for no obstacle.
 AFTER_THE_SCHEDULE = {"not due", "after", "when", None}
 
 
@@ -64,9 +65,9 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
 class _State:
     """A flow as it is at a moment.
 
-    run: the one that has not ended. obstacle: the name of the gravest one. ran_until: its latest
-    slot that has a run. beat_at: when the last beat came. successes: when each of the flows that
-    flows wait for succeeded last.
+    run: its active run. obstacle: the name of the gravest one. ran_until: its latest slot that has
+    a run. beat_at: the time of the last beat. successes: by name of the flows that others wait for,
+    the time of the last success.
     """
 
     heartbeat: Heartbeat
@@ -80,7 +81,7 @@ class _State:
 
     @cached_property
     def slots(self) -> list[datetime]:
-        """The next slots: none while the flow is disabled, or its schedule cannot be read."""
+        """The next slots: none if the flow is disabled or its schedule is invalid."""
         flow, now = self.flow, self.now
         with suppress(ScheduleError):
             slots = next_slots(rule_of(self.heartbeat, flow), flow.slots_begin(now), now)
@@ -88,7 +89,7 @@ class _State:
         return []
 
     def why(self) -> str:
-        """Return what stands in the way of the next run, or when it comes."""
+        """Return what prevents the next run, or when it comes."""
         obstacle, scheduler_problem = self.obstacle, self._scheduler_problem()
         if scheduler_problem and obstacle not in BEATS_DO_NOT_HELP:
             return scheduler_problem
@@ -127,7 +128,7 @@ class _State:
         return None
 
     def _facts(self) -> dict[str, object]:
-        """Return what the sentences of obstacles name."""
+        """Return the values for the placeholders of the sentences."""
         flow, definition = self.flow, self.heartbeat.flows.get(self.flow.handler)
         facts: dict[str, object] = {
             "handler": flow.handler,
@@ -164,47 +165,34 @@ class _State:
 
 
 def _members(state: _State) -> FlowMembers:
-    flow = state.flow
-    return FlowMembers(
-        name=flow.name,
-        handler=flow.handler,
-        description=flow.description,
-        enabled=flow.enabled,
-        every=format_every(flow.run_interval) if flow.run_interval else None,
-        cron=flow.cron,
-        timezone=flow.timezone,
-        configuration=flow.configuration or {},
-        next_run_at=flow.next_run_at if flow.enabled else None,
-        last_run_at=flow.last_run_at,
-        last_run_status=flow.last_run_status,
-        last_success_at=flow.last_success_at,
-        disabled_reason=flow.disabled_reason,
-        why=state.why(),
-        next_slots=state.slots,
-    )
+    values = _values_of(state.flow)
+    values["configuration"] = values["configuration"] or {}
+    return FlowMembers(**values, why=state.why(), next_slots=state.slots)
 
 
 def _without_unreadable(flow: DataFlow, problem: Problem) -> FlowMembers:
-    """Return the members of a flow that cannot be read: None for each such value."""
-    values = readable_values(flow)
+    """Return the members of an unreadable flow: None for each unreadable value."""
+    values = _values_of(flow)
     reason = (not flow.enabled and values["disabled_reason"]) or str(problem)
+    values["name"] = values["name"] or show(flow.name)
+    values |= {"enabled": False, "disabled_reason": reason, "next_run_at": None}
+    return FlowMembers(**values, why=f"It is disabled: {reason}.", next_slots=[])
+
+
+def _values_of(flow: DataFlow) -> dict[str, Any]:
+    """Return the readable values of a flow's row, and those members that have another form."""
+    values = readable_values(flow)
     interval = values["run_interval"]
-    values |= {
-        "name": values["name"] or show(flow.name),
-        "every": interval and format_every(interval),
-        "enabled": False,
-        "disabled_reason": reason,
-        "next_run_at": None,
-        "why": f"It is disabled: {reason}.",
-        "next_slots": [],
-    }
-    return FlowMembers(**values)
+    values["every"] = interval and format_every(interval)
+    if not flow.enabled:
+        values["next_run_at"] = None
+    return values
 
 
 def _successes(
     heartbeat: Heartbeat, session: Session, handlers: set[str]
 ) -> Mapping[str, datetime | None]:
-    """Return when the flows last succeeded that those of some handlers wait for."""
+    """Return the time of the last success of each flow that the given handlers wait for."""
     flows = (heartbeat.flows[handler] for handler in handlers & heartbeat.flows.keys())
     if not (names := {name for flow in flows for name in flow.after}):
         return {}

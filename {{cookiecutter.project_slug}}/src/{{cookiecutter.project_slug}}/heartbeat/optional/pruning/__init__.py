@@ -1,7 +1,7 @@
 """Optional: removes history that is too old, a small step with each beat.
 
-A step skips locked rows. What it locks itself, for some milliseconds, no other process waits for:
-ended runs, beats, and flows that cannot run. Windows are kept in the rows of the flows.
+A step skips locked rows. For some milliseconds, it locks rows that no other process waits for:
+ended runs, beats, and flows that cannot run. No window is lost: the rows of flows keep them.
 """
 
 import threading
@@ -47,7 +47,7 @@ def includeme(config: Configurator) -> None:
 
     def chore(heartbeat: Heartbeat) -> None:
         nonlocal progress, next_at
-        # One beat at a time: two would skip each other's rows as if they were removed already.
+        # One beat at a time: two would skip each other's rows as if these were already removed.
         if not pruning_lock.acquire(blocking=False):
             return
         try:
@@ -73,7 +73,7 @@ def commands() -> list[click.Command]:
 def prune(heartbeat: Heartbeat, progress: PruneProgress, *, wait: bool) -> PruneProgress:
     """Do the next step of a pass, in one short transaction; return the progress after it.
 
-    `wait` for SQLite's write lock; otherwise a step that meets it does nothing, and is repeated.
+    If `wait` is false and SQLite's write lock is taken, the step does nothing and is repeated.
     """
     return heartbeat.transact(lambda session: _step(session, heartbeat, progress, wait=wait))
 
@@ -132,19 +132,19 @@ def _cancel_forgotten(
 
 
 def _ended(flow_id: SQLColumnExpression[int] | int, status: str) -> Select[int]:
-    """Select the runs of a flow that ended so, the last one first."""
+    """Select the ended runs of a flow with this status, the last one first."""
     mine = DataFlowRun.data_flow_id == flow_id, DataFlowRun.status == status
     runs = select(DataFlowRun.id).where(*mine, DataFlowRun.ended_at.is_not(None))
     return runs.order_by(DataFlowRun.ended_at.desc(), DataFlowRun.id.desc())
 
 
 def _has_old(keep_runs: int, too_old: datetime) -> ColumnElement[bool]:
-    """Return whether a flow has runs to remove. Cheap enough for many flows."""
+    """Return the condition that a flow has runs to remove. It is cheap enough for many flows."""
     answer: ColumnElement[bool] = false()
     for status in ENDED:
         runs = _ended(DataFlow.id, status)
         surplus = runs.offset(keep_runs).limit(1).scalar_subquery()
-        # Its first end, not whether one is too old: for that, MariaDB reads all its young runs.
+        # Compares the first end: to look for an old run, MariaDB would read all newer ones.
         ends = runs.with_only_columns(DataFlowRun.ended_at).order_by(None)
         first_end = ends.order_by(DataFlowRun.ended_at).limit(1).scalar_subquery()
         answer |= (first_end < too_old) & surplus.is_not(None)
@@ -162,7 +162,7 @@ def _old_runs(flow_id: int, keep_runs: int, too_old: datetime) -> Select[int]:
 
 
 def _remove(session: Session, table: type[DataFlowRun | DataFlowBeat], ids: list[int]) -> int:
-    """Delete those rows that nobody else has locked; return how many."""
+    """Delete those of the rows that are not locked; return how many."""
     rows = select(table.id).where(table.id.in_(ids)).order_by(table.id)
     free = session.scalars(rows.with_for_update(skip_locked=True)).all()
     session.execute(delete(table).where(table.id.in_(free)))
