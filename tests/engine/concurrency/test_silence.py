@@ -185,7 +185,7 @@ def test_runs_whose_claim_was_committed_without_an_answer_are_executed_before_th
     beat_until_both_succeeded(cut_off, dbsession)
 
     assert written(dbsession) == ["write last 0", "write last 1"]
-    assert len(re.findall("was never begun: released", cut_off.log())) == 2
+    assert len(re.findall("has not begun: released", cut_off.log())) == 2
 
 
 def test_a_run_now_that_was_committed_without_an_answer_is_executed_once(

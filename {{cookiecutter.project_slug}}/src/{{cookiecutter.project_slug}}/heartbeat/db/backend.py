@@ -130,6 +130,9 @@ class Backend:
         """End the statement that another thread is executing on a driver's connection."""
         watch.shut_down(connection)
 
+    def refuse_left_transaction(self, engine: Engine) -> None:
+        """Raise SecondSessionError if this thread keeps others from writing."""
+
     def end_left_transaction(self, engine: Engine) -> None:
         """End a transaction that this thread left open where it keeps others from writing."""
 

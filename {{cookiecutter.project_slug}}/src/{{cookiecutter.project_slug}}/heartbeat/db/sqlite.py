@@ -81,6 +81,10 @@ class SQLite(Backend):
         """End the statement that another thread is executing on a driver's connection."""
         connection.interrupt()
 
+    def refuse_left_transaction(self, engine: Engine) -> None:
+        """Raise SecondSessionError if this thread left a transaction open that has written."""
+        write_lock.refuse_left_transaction(engine)
+
     def end_left_transaction(self, engine: Engine) -> None:
         """Roll back the transaction that this thread left open on another connection."""
         write_lock.end_left_transaction(engine)

@@ -72,6 +72,12 @@ def lock(connection: Connection, waiters: Waiters | None = None, *, wait: bool =
     return True
 
 
+def refuse_left_transaction(engine: Engine) -> None:
+    """Raise SecondSessionError if this thread holds the lock through a connection left open."""
+    if _holds_lock(_file_of(engine)):
+        raise SecondSessionError
+
+
 def end_left_transaction(engine: Engine) -> None:
     """Roll back the transaction that this thread left open on another connection."""
     file = _file_of(engine)

@@ -173,7 +173,9 @@ class _Beat:
             if runs:
                 contended = 0
             elif self.so_far.flows_in_progress == 0:
-                if executor.stopped or contended == CONTENDED_CLAIMS or not self._anything_due():
+                if self.answer or executor.stopped or contended == CONTENDED_CLAIMS:
+                    return
+                if not self._anything_due():
                     return
                 if room.free:
                     fewer = self.found and self.found.due < was_due  # claimed, or disabled
@@ -261,6 +263,10 @@ class _Beat:
             recorded = record_successes(session, successes) if successes else set[str]()
             if not room:
                 return recorded, [], self.row_id
+            # With its last run the beat looks first whether there is anything to claim.
+            is_last = recorded and self.so_far.flows_in_progress == len(recorded)
+            if is_last and not self._look_again(session, len(recorded)):
+                return recorded, [], self.row_id
             runs = claim(session, self.heartbeat, room, self.verdicts)
             claimed.extend(runs)
             return recorded, runs, self.row_id or self._insert(session, self.report())
@@ -271,6 +277,7 @@ class _Beat:
         except Exception:
             if not successes:
                 raise
+            self.answer = None
             self._record_alone(successes)
             return self._write([], room)
         left = [success for success in successes if success.run.claim_id not in recorded]
@@ -327,25 +334,36 @@ class _Beat:
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
         """Check the conditions of newly due flows, which may take long; return the filters."""
-        if self.heartbeat.check_conditions is not None:
+        check = self.heartbeat.check_conditions
+        if check is not None and any(flow.when for flow in self.heartbeat.flows.values()):
             self._stop_gathering()
-            self.heartbeat.check_conditions(self.heartbeat, self.verdicts)
+            check(self.heartbeat, self.verdicts)
         return eligibility_filters(self.heartbeat, self.verdicts)
 
     def _anything_due(self) -> bool:
-        """Look again; save the beat's row if nothing is due and all runs have ended."""
-        free = self._ask()
+        self._ask()
         with self.heartbeat.session() as session:
-            now = self.heartbeat.clock.now()
-            found = self.found = look(session, self.heartbeat.flows, now, *free)
-            due = bool(found.due)
-            if not due and self.so_far.flows_in_progress == 0:
-                self.answer = self._save(session)
-        return due
+            return self._look_again(session)
 
-    def _save(self, session: Session) -> BeatReport:
-        """Insert the beat's row, or bring its counts up to date; return what it says."""
+    def _look_again(self, session: Session, recorded: int = 0) -> bool:
+        """Return whether anything is due; save the beat's row if not, and if all runs have ended.
+
+        recorded: how many successes the transaction of `session` has recorded.
+        """
+        filters, now = (
+            eligibility_filters(self.heartbeat, self.verdicts),
+            self.heartbeat.clock.now(),
+        )
+        found = self.found = look(session, self.heartbeat.flows, now, *filters)
+        if not found.due and self.so_far.flows_in_progress == recorded:
+            self.answer = self._save(session, recorded)
+        return bool(found.due)
+
+    def _save(self, session: Session, recorded: int = 0) -> BeatReport:
+        """Insert the beat's row, or bring its counts up to date; return its report."""
         report = self.report()
+        report.flows_succeeded += recorded
+        report.flows_in_progress -= recorded
         if self.row_id is None:
             begin_writing(session, self.heartbeat.waiting_beats)
             self.row_id = self._insert(session, report)

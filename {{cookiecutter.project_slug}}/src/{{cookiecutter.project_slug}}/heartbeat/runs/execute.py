@@ -53,7 +53,9 @@ def execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
             result = _call(heartbeat, run, session, run_log)
             values = {"result": result, **measured()}
             has_begun = session.manager is not None
-            if has_begun:
+            if not has_begun:
+                backend_of(heartbeat.flow_engine).refuse_left_transaction(heartbeat.flow_engine)
+            else:
                 with ending(session) as connection:
                     now = heartbeat.clock.now()
                     finish(connection, run, RunStatus.SUCCESS, now, **values)

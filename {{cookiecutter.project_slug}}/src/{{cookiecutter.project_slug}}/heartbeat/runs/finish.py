@@ -12,24 +12,18 @@ from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import Connection, Update, bindparam, case, false, or_, select, update
-from sqlalchemy.exc import (
-    IntegrityError,
-    InterfaceError,
-    OperationalError,
-    ProgrammingError,
-    SQLAlchemyError,
-)
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import backend_of, begin_writing
+from ..db import backend_of, begin_writing, is_unavailable
 from ..definition import MAX_INTEGER
 from ..errors import Cancelled, ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..redaction import describe_error
 from ..run import ClaimedRun
-from .record import REFUSED_TEXT, record, write_end
+from .record import record, write_end
 from .retry import follow_failure
 
 log = logging.getLogger(__name__)
@@ -69,7 +63,9 @@ def record_success(heartbeat: Heartbeat, success: Success) -> RunStatus:
         try:
             with heartbeat.engine.begin() as connection:
                 finish(connection, run, RunStatus.SUCCESS, success.ended_at, **success.values)
-        except (*REFUSED_TEXT, IntegrityError, ProgrammingError) as error:
+        except (SQLAlchemyError, UnicodeError) as error:
+            if is_unavailable(error):
+                raise
             details = describe_error(error, heartbeat.secrets())
             return record_failure(heartbeat, run, details | success.values)
         return RunStatus.SUCCESS
@@ -88,10 +84,10 @@ def record_one_by_one(
     for number, success in enumerate(successes):
         try:
             recorded = heartbeat.transact(partial(record_successes, successes=[success]))
-        except (OperationalError, InterfaceError):  # the database is away
-            refused += successes[number:]
-            break
-        except (SQLAlchemyError, UnicodeError):
+        except (SQLAlchemyError, UnicodeError) as error:
+            if is_unavailable(error):
+                refused += successes[number:]
+                break
             recorded = set()
         if recorded:
             yield success, RunStatus.SUCCESS

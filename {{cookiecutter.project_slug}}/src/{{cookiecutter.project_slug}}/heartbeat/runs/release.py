@@ -68,7 +68,7 @@ def release(session: Session, heartbeat: Heartbeat, claims: Iterable[str]) -> li
         released.append(run.claim_id or "")
         asked_for = run.trigger in {Trigger.MANUAL.value, Trigger.BACKFILL.value}
         if run.data_flow.enabled or asked_for:
-            log.warning("run %d of %s was never begun: released", run.id, run.data_flow.name)
+            log.info("run %d of %s has not begun: released", run.id, run.data_flow.name)
             run.release()
         else:
             cancel(session, run, "its flow was disabled before it began", now)
