@@ -3,6 +3,7 @@
 `request.heartbeat` and the commands receive it. The life of a run is in `runs/`.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -31,6 +32,8 @@ from .run import ClaimedRun
 from .run_log import RunLog
 from .security.token import Tokens, weakness
 from .settings import Settings
+
+log = logging.getLogger(__name__)
 
 _Result = TypeVar("_Result")
 # Attempts at a transaction of bookkeeping that the database aborts, to end a deadlock for example.
@@ -121,6 +124,14 @@ class Heartbeat:
 
         result: _Result = manager.run(step, tries=TRIES)
         return result
+
+    def do_chores(self) -> None:
+        """Do the periodic work of optional modules. What fails is logged."""
+        for chore in self.chores:
+            try:
+                chore(self)
+            except Exception:
+                log.exception("a chore failed: a later beat tries again")
 
     def dispose(self) -> None:
         """Close the connections that nobody uses."""

@@ -225,6 +225,12 @@ class LocalExecutor:
             if freed and not self.stopped:
                 self._drained.wait_for(lambda: not self._queue, min(GATHER, seconds))
 
+    def wake(self) -> None:
+        """Wake the threads that wait for a worker, as if one had become free."""
+        with self._changed:
+            self._freed += 1
+            self._changed.notify_all()
+
     def stop(self, *, abandon: bool = False) -> list[ClaimedRun]:
         """Offer no free worker from now on; return the runs at work.
 

@@ -9,36 +9,31 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, insert, update
+from sqlalchemy import ColumnElement
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import begin_writing
 from ..errors import DatabaseBusyError
 from ..executors.local import Room
-from ..models import DataFlowBeat, RunStatus, Trigger, table_of
+from ..models import RunStatus
 from ..redaction import describe_error
 from ..run import ClaimedRun
 from ..schedules.every import MAX_EARLY
 from .claim import claim
 from .due import Look, eligibility_filters, look
 from .execute import execute_flow
-from .finish import Success, record_one_by_one, record_success, record_successes
 from .lease import ensure_keeper
 from .reap import expired_runs, reap
 from .register import register
-from .release import release_in_doubt, remember_claims
-from .report import BeatReport
+from .release import give_up, release_in_doubt, remember_claims
+from .report import BeatReport, Tally
 from .set_back import follow_clock
-from .upcoming import wait_for_slot
+from .successes import Gathering, Success, record_apart, record_success, record_successes
+from .upcoming import seconds_to_slot, wait_for_slot
 
 log = logging.getLogger(__name__)
 
-# On the table: see `finish.py`.
-_BEAT = table_of(DataFlowBeat)
-_CHANGE_BEAT = update(_BEAT).where(_BEAT.c.id == bindparam("beat"))
 # An empty claim although something is due met rows that another process has locked. It is retried
 # this often, each time after this pause in seconds.
 CONTENDED_CLAIMS = 3
@@ -67,18 +62,16 @@ def run_beat(
     answerable.wait(None if wait is None else wait + REPLY_GRACE)
     if beat.error is not None:
         raise beat.error
-    return beat.answer or replace(beat.report(), goes_on=True)
+    return beat.answer or replace(beat.tally.report(), goes_on=True)
 
 
 class _Beat:
     """A beat in progress. Its own thread and those of its runs update its counts."""
 
     def __init__(self, heartbeat: Heartbeat, source: str, wait: float | None) -> None:
-        self.heartbeat, self.source = heartbeat, source
-        self.began = heartbeat.clock.monotonic()
-        self.deadline = self.began + (threading.TIMEOUT_MAX if wait is None else wait)
-        self.so_far = BeatReport(heartbeat.clock.now())
-        self.row_id: int | None = None
+        self.heartbeat, self.tally = heartbeat, Tally(heartbeat, source)
+        self.gathering = Gathering()
+        self.deadline = self.tally.began + (threading.TIMEOUT_MAX if wait is None else wait)
         self.error: BaseException | None = None
         self.answer: BeatReport | None = None
         self.found: Look | None = None  # what it saw when it looked last
@@ -86,9 +79,6 @@ class _Beat:
         self.claims = Counter[int]()
         self.verdicts: dict[int, bool] = {}
         self.claimed, self.ended = threading.Event(), threading.Event()
-        self.counting = threading.Lock()
-        # What the next transaction records. None: runs that end record their own success.
-        self.successes: list[Success] | None = None
 
     def work(self) -> None:
         """Do all of the beat, and leave its answer or its error."""
@@ -106,11 +96,11 @@ class _Beat:
                 self.ended.set()  # the process stops: the reply waits for no database
             if self.answer is None:
                 with self.heartbeat.session() as session:
-                    self.answer = self._save(session)
+                    self.answer = self.tally.save(session)
             if not self.heartbeat.executor.stopped:
                 self._do_chores()
         except DatabaseBusyError:  # enough beats wait already, and will do the work
-            self.answer = replace(self.report(), goes_on=True)
+            self.answer = replace(self.tally.report(), goes_on=True)
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
             if self._seconds_left() <= 0:  # the caller no longer waits
@@ -126,56 +116,39 @@ class _Beat:
         self.claimed.set()
         if self._seconds_left() <= 0:
             self.ended.set()
-        for chore in self.heartbeat.chores:
-            try:
-                chore(self.heartbeat)
-            except Exception:
-                log.exception("a chore failed: a later beat tries again")
-
-    def report(self) -> BeatReport:
-        """Return the report as it is now."""
-        with self.counting:
-            duration = round(self.heartbeat.clock.monotonic() - self.began, 6)
-            return replace(self.so_far, duration=duration, run_ids=[*self.so_far.run_ids])
+        self.heartbeat.do_chores()
 
     def _look(self) -> bool:
         """Reap, and return whether there is anything to do. If not, the beat ends here."""
-        flows, free = self.heartbeat.flows, self._ask()
-        left = self.found.due if self.found else 0
+        filters, left = self._ask(), self.found.due if self.found else 0
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
-            found = self.found = look(session, flows, now, *free)
+            found = self.found = look(session, self.heartbeat.flows, now, *filters)
             suspects = expired_runs(session, now) if found.expired else ()
             if found.is_empty:
-                self.answer = self._save(session)
+                self.answer = self.tally.save(session)
         if found.ahead:
             follow_clock(self.heartbeat)
         if suspects:
-            self.so_far.runs_reaped += reap(self.heartbeat, suspects)
+            self.tally.count_reaped(reap(self.heartbeat, suspects))
         if found.ahead or suspects:  # which may have made flows due
-            free = self._ask()
-            with self.heartbeat.session() as session:
-                self.found = look(session, flows, self.heartbeat.clock.now(), *free)
-        self.so_far.flows_due += max(self.found.due - left, 0)
+            self._anything_due()
+        self.tally.count_due(max(self.found.due - left, 0))
         return not found.is_empty
 
     def _record_and_claim(self) -> None:
-        """Record what has ended and claim what is next, in turn, until nothing is due.
-
-        Or until time is up: what has not begun then is released.
-        """
+        """Record what has ended and claim what is next, until nothing is due or time is up."""
         executor, contended, seconds = self.heartbeat.executor, 0, self._seconds_left()
         while True:
             freed, was_due = executor.freed, self.found.due if self.found else 0
             room, runs = self._claim(ahead=seconds > 0)
             freed += room.left  # by this claim, which knows of it
-            pause = min(seconds, self._seconds_to_slot())
+            pause = min(seconds, seconds_to_slot(self.heartbeat, self.found))
             if runs:
                 contended = 0
-            elif self.so_far.flows_in_progress == 0:
-                if self.answer or executor.stopped or contended == CONTENDED_CLAIMS:
-                    return
-                if not self._anything_due():
+            elif self.tally.in_progress == 0:
+                is_over = self.answer or executor.stopped or contended == CONTENDED_CLAIMS
+                if is_over or not self._anything_due():
                     return
                 if room.free:
                     fewer = self.found and self.found.due < was_due  # claimed, or disabled
@@ -185,32 +158,21 @@ class _Beat:
                 pause = min(pause, BEGIN_SECONDS)
             executor.wait_until_freed(freed, pause)
             seconds = self._seconds_left()
-            is_over = seconds <= 0 or executor.stopped
-            self._release(0 if is_over else BEGIN_SECONDS)
+            self._release(0 if seconds <= 0 or executor.stopped else BEGIN_SECONDS)
             if seconds <= 0 or executor.abandoned:
                 self._stop_gathering()
                 return
 
     def _release(self, seconds: float) -> None:
         """Release the runs that have waited for a worker for these seconds."""
-        executor, leases = self.heartbeat.executor, self.heartbeat.leases
-        runs = executor.take_back(self._execute, seconds)
-        if not runs:
-            return
-        with self.counting:
-            self.so_far.flows_triggered -= len(runs)
-            self.so_far.flows_in_progress -= len(runs)
-            for run in runs:
-                self.so_far.run_ids.remove(run.id)
-        until = self.heartbeat.clock.monotonic() + self.heartbeat.settings.lease
-        leases.in_doubt.update({run.claim_id: until for run in runs})
-        executor.end(*(run.claim_id for run in runs))
-        release_in_doubt(self.heartbeat)
+        if runs := self.heartbeat.executor.take_back(self._execute, seconds):
+            self.tally.count_released(runs)
+            give_up(self.heartbeat, runs)
 
     def _wait_for_slot(self) -> bool:
         """Wait for a slot that comes soon, if all else is done; return whether it has come."""
         slot = self.found and self.found.next_slot
-        if slot is None or self.so_far.flows_in_progress:
+        if slot is None or self.tally.in_progress:
             return False
 
         def go_on() -> None:
@@ -218,14 +180,8 @@ class _Beat:
             self.claimed.set()  # a beat that is answered early waits in the background
 
         # Slots that come one after the other must not keep a beat for ever.
-        deadline = min(self.deadline, self.began + MAX_EARLY)
+        deadline = min(self.deadline, self.tally.began + MAX_EARLY)
         return wait_for_slot(self.heartbeat, slot, deadline, go_on)
-
-    def _seconds_to_slot(self) -> float:
-        """Return the seconds until the next slot, which wakes a beat whose runs go on."""
-        slot = self.found and self.found.next_slot
-        seconds = (slot - self.heartbeat.clock.now()).total_seconds() if slot else 0
-        return seconds if seconds > 0 else threading.TIMEOUT_MAX
 
     def _seconds_left(self) -> float:
         return self.deadline - self.heartbeat.clock.monotonic()
@@ -233,15 +189,13 @@ class _Beat:
     def _claim(self, *, ahead: bool) -> tuple[Room, list[ClaimedRun]]:
         """Record and claim in one transaction; start the runs, and return them."""
         self._ask()
-        with self.counting:
-            successes, self.successes = self.successes or [], []
+        successes = self.gathering.take()
         with self.heartbeat.executor.reserve(ahead=ahead) as room:
             runs = self._write(successes, room.free)
             room.taken = len(runs)
-        with self.counting:
-            self.so_far.flows_triggered += len(runs)
-            self.so_far.flows_in_progress += len(runs)
-            self.so_far.run_ids += [run.id for run in runs]
+        self.tally.count_claimed(runs)
+        if runs:
+            self.answer = None
         flows, limit = self.heartbeat.flows, self.heartbeat.settings.catch_up_limit
         for run in runs:
             self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
@@ -261,48 +215,45 @@ class _Beat:
 
         def step(session: Session) -> tuple[set[str], list[ClaimedRun], int | None]:
             recorded = record_successes(session, successes) if successes else set[str]()
-            if not room:
-                return recorded, [], self.row_id
             # With its last run the beat looks first whether there is anything to claim.
-            is_last = recorded and self.so_far.flows_in_progress == len(recorded)
-            if is_last and not self._look_again(session, len(recorded)):
-                return recorded, [], self.row_id
+            is_last = room and recorded and self.tally.in_progress == len(recorded)
+            if not room or (is_last and not self._look_again(session, len(recorded))):
+                return recorded, [], self.tally.row_id
             runs = claim(session, self.heartbeat, room, self.verdicts)
             claimed.extend(runs)
-            return recorded, runs, self.row_id or self._insert(session, self.report())
+            return (
+                recorded,
+                runs,
+                self.tally.row_id or self.tally.insert(session),
+            )
 
         try:
             with remember_claims(self.heartbeat) as claimed:
-                recorded, runs, self.row_id = self.heartbeat.transact(step)
+                recorded, runs, self.tally.row_id = self.heartbeat.transact(step)
         except Exception:
             if not successes:
                 raise
             self.answer = None
-            self._record_alone(successes)
+            self._record_apart(successes)
             return self._write([], room)
         left = [success for success in successes if success.run.claim_id not in recorded]
-        self._count(RunStatus.SUCCESS, len(recorded))
+        self.tally.count_ended(RunStatus.SUCCESS, len(recorded))
         self.heartbeat.executor.end(*recorded)
         if left:
-            self._record_alone(left)
+            self._record_apart(left)
         return runs
 
-    def _record_alone(self, successes: Sequence[Success]) -> None:
-        def record() -> None:
-            for success, status in record_one_by_one(self.heartbeat, successes):
-                self._count(status)
-                self.heartbeat.executor.end(success.run.claim_id)
+    def _record_apart(self, successes: Sequence[Success]) -> None:
+        def on_end(success: Success, status: RunStatus) -> None:
+            self.tally.count_ended(status)
+            self.heartbeat.executor.end(success.run.claim_id)
+            self.heartbeat.executor.wake()
 
-        try:
-            threading.Thread(target=record, name="heartbeat-record", daemon=True).start()
-        except RuntimeError:  # the system gives no thread
-            record()
+        record_apart(self.heartbeat, successes, on_end)
 
     def _stop_gathering(self) -> None:
         """Record the successes that are left. Runs that end from now on record their own."""
-        with self.counting:
-            left, self.successes = self.successes, None
-        if left:
+        if left := self.gathering.take(last=True):
             self._write(left, room=0)
 
     def _execute(self, run: ClaimedRun) -> RunStatus | None:
@@ -311,7 +262,7 @@ class _Beat:
             status = self._end_of(run)
         finally:
             if status:
-                self._count(status)
+                self.tally.count_ended(status)
         return status
 
     def _end_of(self, run: ClaimedRun) -> RunStatus | None:
@@ -319,18 +270,7 @@ class _Beat:
         ended = execute_flow(self.heartbeat, run)
         if not isinstance(ended, Success):
             return ended
-        with self.counting:
-            if self.successes is not None and run.trigger != Trigger.BACKFILL:
-                self.successes.append(ended)
-                return None
-        return record_success(self.heartbeat, ended)
-
-    def _count(self, status: RunStatus, runs: int = 1) -> None:
-        """Count runs that have ended."""
-        with self.counting:
-            self.so_far.flows_in_progress -= runs
-            self.so_far.flows_succeeded += runs if status == RunStatus.SUCCESS else 0
-            self.so_far.flows_failed += 0 if status == RunStatus.SUCCESS else runs
+        return None if self.gathering.add(ended) else record_success(self.heartbeat, ended)
 
     def _ask(self) -> tuple[ColumnElement[bool], ...]:
         """Check the conditions of newly due flows, which may take long; return the filters."""
@@ -350,28 +290,9 @@ class _Beat:
 
         recorded: how many successes the transaction of `session` has recorded.
         """
-        filters, now = (
-            eligibility_filters(self.heartbeat, self.verdicts),
-            self.heartbeat.clock.now(),
-        )
-        found = self.found = look(session, self.heartbeat.flows, now, *filters)
-        if not found.due and self.so_far.flows_in_progress == recorded:
-            self.answer = self._save(session, recorded)
+        heartbeat, now = self.heartbeat, self.heartbeat.clock.now()
+        filters = eligibility_filters(heartbeat, self.verdicts)
+        found = self.found = look(session, heartbeat.flows, now, *filters)
+        if not found.due and self.tally.in_progress == recorded:
+            self.answer = self.tally.save(session, recorded)
         return bool(found.due)
-
-    def _save(self, session: Session, recorded: int = 0) -> BeatReport:
-        """Insert the beat's row, or bring its counts up to date; return its report."""
-        report = self.report()
-        report.flows_succeeded += recorded
-        report.flows_in_progress -= recorded
-        if self.row_id is None:
-            begin_writing(session, self.heartbeat.waiting_beats)
-            self.row_id = self._insert(session, report)
-        else:
-            session.connection().execute(_CHANGE_BEAT, {"beat": self.row_id, **report.counts()})
-        return report
-
-    def _insert(self, session: Session, report: BeatReport) -> int:
-        row = {"received_at": report.timestamp, "source": self.source[:200], **report.counts()}
-        key: Any = session.connection().execute(insert(_BEAT), row).inserted_primary_key
-        return int(key.id)

@@ -19,8 +19,9 @@ from ..redaction import describe_error
 from ..run import ClaimedRun, Run, Window
 from ..run_log import RunLog
 from ..tracebacks import is_a, type_name
-from .finish import Success, finish, record_failure, record_success
+from .finish import finish, record_failure
 from .fork import call_flow
+from .successes import Success, record_success
 
 log = logging.getLogger(__name__)
 

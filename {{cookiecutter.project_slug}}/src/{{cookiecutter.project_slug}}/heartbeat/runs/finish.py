@@ -5,18 +5,15 @@ Its row and its flow's `last_run_*` are written together, and its flow's row is 
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Update, bindparam, case, false, or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
-from ..db import backend_of, begin_writing, is_unavailable
+from ..db import backend_of, begin_writing
 from ..definition import MAX_INTEGER
 from ..errors import Cancelled, ClaimLostError
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
@@ -30,103 +27,7 @@ log = logging.getLogger(__name__)
 
 # On the tables: the ORM would take half of a short run's time.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-# What else holds these rows, a renewal for example, is not waited for.
-_LOCK_FLOWS = select(_FLOW.c.id).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
-_LOCK_FLOWS = _LOCK_FLOWS.order_by(_FLOW.c.id).with_for_update(skip_locked=True)
-_LOCK_RUNS = select(_RUN.c.claim_id).where(
-    _RUN.c.data_flow_id.in_(bindparam("flows", expanding=True)),
-    _RUN.c.active == 1,
-    _RUN.c.status == RunStatus.IN_PROGRESS.value,
-    _RUN.c.claim_id.in_(bindparam("claims", expanding=True)),
-)
-_LOCK_RUNS = _LOCK_RUNS.order_by(_RUN.c.id).with_for_update(skip_locked=True)
 _LEASE = bindparam("lease", type_=_RUN.c.lease_expires_at.type)
-
-
-@dataclass(frozen=True, slots=True)
-class Success:
-    """The success of a run that has written nothing through its session, not recorded yet.
-
-    values: the columns of its row that are written with it.
-    """
-
-    run: ClaimedRun
-    ended_at: datetime
-    values: dict[str, Any]
-
-
-def record_success(heartbeat: Heartbeat, success: Success) -> RunStatus:
-    """Record a success in a transaction of its own. Return the status that the run has then."""
-    run = success.run
-
-    def write() -> RunStatus:
-        try:
-            with heartbeat.engine.begin() as connection:
-                finish(connection, run, RunStatus.SUCCESS, success.ended_at, **success.values)
-        except (SQLAlchemyError, UnicodeError) as error:
-            if is_unavailable(error):
-                raise
-            details = describe_error(error, heartbeat.secrets())
-            return record_failure(heartbeat, run, details | success.values)
-        return RunStatus.SUCCESS
-
-    return write_end(heartbeat, run, write)
-
-
-def record_one_by_one(
-    heartbeat: Heartbeat, successes: Sequence[Success]
-) -> Iterator[tuple[Success, RunStatus]]:
-    """Record successes that could not be recorded together; yield each with its run's status.
-
-    Those come last that the database refuses, or whose rows are locked.
-    """
-    refused = list[Success]()
-    for number, success in enumerate(successes):
-        try:
-            recorded = heartbeat.transact(partial(record_successes, successes=[success]))
-        except (SQLAlchemyError, UnicodeError) as error:
-            if is_unavailable(error):
-                refused += successes[number:]
-                break
-            recorded = set()
-        if recorded:
-            yield success, RunStatus.SUCCESS
-        else:
-            refused.append(success)
-    for success in refused:
-        yield success, record_success(heartbeat, success)
-
-
-def record_successes(session: Session, successes: Sequence[Success]) -> set[str]:
-    """Record successes together; return the claims of those that were recorded. The caller commits.
-
-    Left out are the runs that are no longer in progress under their claims, and rows that another
-    transaction has locked: nothing waits for these. Not for backfills.
-    """
-    begin_writing(session)
-    connection = session.connection()
-    by_claim = {success.run.claim_id: success for success in successes}
-    asked = {
-        "flows": [success.run.data_flow_id for success in successes],
-        "claims": [*by_claim],
-    }
-    asked["flows"] = connection.scalars(_LOCK_FLOWS, asked).all()
-    recorded = [by_claim[claim] for claim in connection.scalars(_LOCK_RUNS, asked)]
-    if recorded:
-        backend = backend_of(connection)
-        backend.update_rows(connection, _RUN, [_ended_run(each) for each in recorded])
-        backend.update_rows(connection, _FLOW, [_flow_after(each) for each in recorded])
-    return {success.run.claim_id for success in recorded}
-
-
-def _ended_run(success: Success) -> dict[str, Any]:
-    values = _run_values(success.run, RunStatus.SUCCESS, success.ended_at)
-    return {"id": success.run.id, **success.values, **values}
-
-
-def _flow_after(success: Success) -> dict[str, Any]:
-    values = _flow_values(success.run, RunStatus.SUCCESS, success.ended_at)
-    return {"id": success.run.data_flow_id, **values}
 
 
 def record_failure(
@@ -229,8 +130,8 @@ def finish(
     Raises ClaimLostError, and the caller rolls back, when the run is no longer in progress under
     this claim, or if its lease is no longer `lease`.
     """
-    values |= _run_values(run, status, now)
-    flow = _flow_values(run, status, now)
+    values |= run_values(run, status, now)
+    flow = flow_values(run, status, now)
     counted = status == RunStatus.FAILED and run.trigger != Trigger.BACKFILL
     written = {f"flow_{column}": value for column, value in flow.items()}
     written |= {f"run_{column}": value for column, value in values.items()}
@@ -245,15 +146,16 @@ def finish(
         raise ClaimLostError(run.id)
 
 
-def _run_values(
+def run_values(
     run: ClaimedRun | DataFlowRun, status: RunStatus, now: datetime
 ) -> dict[str, object]:
+    """Return what the end of a run changes of its row."""
     # The wall clock may have been set back meanwhile; the database checks the order.
     ended_at = max(now, run.started_at or now)
     return {"updated_at": ended_at, "ended_at": ended_at, "status": status.value}
 
 
-def _flow_values(
+def flow_values(
     run: ClaimedRun | DataFlowRun, status: RunStatus, now: datetime
 ) -> dict[str, object]:
     """Return what the end of a run changes of its flow. A backfill changes no more than it must."""

@@ -5,7 +5,7 @@ lease would have ended, and any process can claim them again.
 """
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from sqlalchemy import select
@@ -37,6 +37,14 @@ def remember_claims(heartbeat: Heartbeat) -> Iterator[list[ClaimedRun]]:
         until = heartbeat.clock.monotonic() + heartbeat.settings.lease
         heartbeat.leases.in_doubt.update({run.claim_id: until for run in claimed})
         raise
+
+
+def give_up(heartbeat: Heartbeat, runs: Sequence[ClaimedRun]) -> None:
+    """Release claimed runs that no thread of this process will execute."""
+    until = heartbeat.clock.monotonic() + heartbeat.settings.lease
+    heartbeat.leases.in_doubt.update({run.claim_id: until for run in runs})
+    heartbeat.executor.end(*(run.claim_id for run in runs))
+    release_in_doubt(heartbeat)
 
 
 def release_in_doubt(heartbeat: Heartbeat) -> None:

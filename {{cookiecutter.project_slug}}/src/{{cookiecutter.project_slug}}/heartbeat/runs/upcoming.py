@@ -4,6 +4,7 @@ No run starts before its slot. The beat does not wait if the rhythm of the beats
 one comes before the slot.
 """
 
+import threading
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -13,6 +14,7 @@ from sqlalchemy import select
 from ..core import Heartbeat
 from ..db.stored import readable
 from ..models import DataFlowBeat
+from .due import Look
 
 # How many gaps between the last beats, of all processes, show their rhythm.
 GAPS = 5
@@ -20,6 +22,13 @@ GAPS = 5
 SLICE = 0.1
 # By id, since the clock may have been set back between them.
 _LAST_BEATS = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(GAPS + 1)
+
+
+def seconds_to_slot(heartbeat: Heartbeat, found: Look | None) -> float:
+    """Return the seconds until the next slot; without limit if none comes, or if it has come."""
+    slot = found and found.next_slot
+    seconds = (slot - heartbeat.clock.now()).total_seconds() if slot else 0
+    return seconds if seconds > 0 else threading.TIMEOUT_MAX
 
 
 def wait_for_slot(
