@@ -246,9 +246,7 @@ def test_tabs_that_nginx_passes_on_delay_no_caller(project: Project, tmp_path: P
 
 @pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 @pytest.mark.parametrize("kind", ["waitress", "gunicorn"])
-def test_behind_nginx_the_caller_is_its_client(
-    project: Project, tmp_path: Path, kind: str
-) -> None:
+def test_behind_nginx_the_caller_is_its_client(project: Project, tmp_path: Path, kind: str) -> None:
     with serve(project, kind) as server, nginx(tmp_path, server.port) as port:
         statuses = [
             beat(project, port, ALLOWED),

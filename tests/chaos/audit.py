@@ -28,7 +28,7 @@ UNAVAILABLE = "503:"
 MOST_ATTEMPTS = 10
 PLANNED = "PlannedError"
 FAILS_BY_PLAN = "failing"
-WRITES_NOTHING = "elsewhere"
+WRITES_NOTHING = ("elsewhere", "at_once")
 LAST_DAY = datetime.max.replace(tzinfo=UTC)
 
 
@@ -322,7 +322,7 @@ def half_written(flow: Flow, runs: list[FlowRun], rows: list[Row]) -> Iterator[V
     """A success has all its rows, each once; what did not succeed has none."""
     for run in runs:
         parts = Counter(row.part for row in rows if row.run_id == run.id)
-        writes = bool(run.rows) is (flow.kind != WRITES_NOTHING)
+        writes = bool(run.rows) is (flow.kind not in WRITES_NOTHING)
         if run.succeeded and not (parts.total() == len(parts) == run.rows and writes):
             text = f"a success with {dict(parts)} instead of {run.rows} rows"
             yield Violation("half-written", tell(flow, [run], text))

@@ -33,6 +33,8 @@ LONG_STOP = (LEASE_SECONDS + 1.5, 2 * LEASE_SECONDS + 2.0)
 OK, ACCEPTED = 200, 202
 # What is done to a process that serves, and how often compared with the others.
 DEEDS = {"kills": 3, "short stops": 2, "long stops": 4, "terminations": 1}
+# What processes do to themselves, by the moment at which they do it: see `inside/application.py`.
+OWN_KILLS = {"claim": "kills after a claim", "record": "kills before a record"}
 # This many of those that stood still for long never go on.
 KILLED_AFTER_STOP = 0.25
 
@@ -53,6 +55,8 @@ class Chaos:
         self.troubles = Troubles(self.facts, self.deeds, self.tell)
         # Processes that have claimed a run since all was calm.
         self.claiming: set[int] = set()
+        # Processes that have killed themselves, as far as it was noticed.
+        self.own: set[int] = set()
         self.noting = Lock()
         self.over = Event()
         self.places: list[Place] = []
@@ -92,7 +96,10 @@ class Chaos:
             "retries": sum(run.trigger == "retry" for run in history.runs),
             # Their flows did all their work, and were not let commit it.
             "fenced out": len(set(history.done) - successes),
-            **{deed: self.deeds[deed] for deed in (*DEEDS, "database restarts", *TROUBLES)},
+            **{
+                deed: self.deeds[deed]
+                for deed in (*DEEDS, *OWN_KILLS.values(), "database restarts", *TROUBLES)
+            },
         }
 
     # What calls.
@@ -209,6 +216,15 @@ class Chaos:
     def mend(self, place: Place, now: float) -> None:
         """Let a process go on, or start another one, when its time has come."""
         process = place.process
+        if (
+            process.ended
+            and (kill := self.site.own_kill(process.id))
+            and process.id not in self.own
+        ):
+            self.own.add(process.id)
+            self.deeds[OWN_KILLS[kill.moment]] += 1
+            self.facts.disturbed[process.id].append(Span(kill.at, datetime.now(UTC)))
+            place.stopped_at, place.ending, place.until = None, False, now
         if process.ended and (place.ending or place.until == NEVER):
             if not place.ending or process.exit_code:
                 text = f"process {process.id} ended with {process.exit_code}"
@@ -249,7 +265,9 @@ class Chaos:
         calm_since = datetime.now(UTC)
         end = time.monotonic() + self.patience
         self.troubles.end_all()
+        (self.site.folder / "calm").touch()
         for place in self.places:
+            self.mend(place, time.monotonic())
             if place.stopped_at:
                 self.go_on(place)
             if place.process.ended:

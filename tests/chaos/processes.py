@@ -109,6 +109,14 @@ class Reply:
     answered_at: datetime
 
 
+@dataclass(frozen=True)
+class OwnKill:
+    """When a process has killed itself: after a claim, or before a record."""
+
+    at: datetime
+    moment: str
+
+
 class Process:
     """A process that serves the application, from its start to its end."""
 
@@ -278,6 +286,15 @@ class Site:
         if done.returncode:
             raise RuntimeError(f"{program} {arguments}: {done.stderr}")
         return done.stdout
+
+    def own_kill(self, process_id: int) -> OwnKill | None:
+        """Return when and where a process has killed itself, if it has."""
+        file = self.folder / "own kills"
+        for line in file.read_text().splitlines() if file.exists() else []:
+            number, at, moment = line.split()
+            if int(number) == process_id:
+                return OwnKill(datetime.fromisoformat(at), moment)
+        return None
 
     def history(self) -> History:
         """Read all that has happened."""

@@ -7,6 +7,7 @@ it says so in a file, outside of any transaction, so that work whose commit was 
 
 import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +17,9 @@ from typing import Any
 
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.db.types import UTCDateTime
+from data_flows.heartbeat.executors.local import Job, LocalExecutor
+from data_flows.heartbeat.run import ClaimedRun
+from data_flows.heartbeat.runs.successes import Gathering, Success
 from pyramid.config import Configurator
 from sqlalchemy import Column, Integer, MetaData, String, Table, bindparam, func, insert, select
 from sqlalchemy import text as plain_sql
@@ -24,6 +28,9 @@ MANY = 200
 READS = 30
 # No flow waits longer for the test that holds it.
 HELD_SECONDS = 120
+
+# One of so many runs ends its process at each of the moments that `plant_kills` names.
+ONE_OF = 150
 
 Work = Callable[[Run], int]
 
@@ -152,6 +159,11 @@ def elsewhere(run: Run) -> int:
     return 0
 
 
+def at_once(_run: Run) -> int:
+    """Do nothing at all: such runs are claimed ahead, and recorded together."""
+    return 0
+
+
 def hold(folder: Path, *, writes_first: bool) -> Work:
     """Make a flow that says that it is inside, waits until it is let go, and writes."""
 
@@ -204,7 +216,35 @@ def mixture() -> list[tuple[Work, int, str]]:
         (nested, 3, "retry"),
         *[(elsewhere, seconds, "fail") for seconds in (1, 2)],
         (elsewhere, 3, "retry"),
+        *[(at_once, 1, on_lost) for on_lost in ("fail", "retry") * 3],
     ]
+
+
+def kill_sometimes(moment: str, folder: Path) -> None:
+    """Kill this process, and note it before, unless all is to be calm."""
+    if random.random() < 1 / ONE_OF and not (folder / "calm").exists():  # noqa: S311 - no secret
+        line = f"{os.getpid()} {datetime.now(UTC).isoformat()} {moment}\n".encode()
+        file = os.open(folder / "own kills", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        os.write(file, line)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def plant_kills(folder: Path) -> None:
+    """Kill the process between a claim and the begin, and between the end and its record."""
+    start, add = LocalExecutor.start, Gathering.add
+
+    def started(self: LocalExecutor, job: Job, run: ClaimedRun) -> None:
+        kill_sometimes("claim", folder)
+        start(self, job, run)
+
+    def added(self: Gathering, success: Success) -> bool:
+        is_kept: bool = add(self, success)
+        if is_kept:
+            kill_sometimes("record", folder)
+        return is_kept
+
+    LocalExecutor.start = started
+    Gathering.add = added
 
 
 def main(_global_config: dict[str, str], **settings: str) -> Any:  # noqa: ANN401 - no types there
@@ -218,6 +258,8 @@ def main(_global_config: dict[str, str], **settings: str) -> Any:  # noqa: ANN40
         "hold retry": [(first, 1, "retry")],
         "hold unwritten": [(after, 1, "retry")],
     }
+    if settings["chaos.flows"] == "mixture":
+        plant_kills(folder)
     with Configurator(settings=settings) as config:
         config.include("data_flows.heartbeat")
         for number, (work, seconds, on_lost) in enumerate(flows[settings["chaos.flows"]], 1):
