@@ -17,7 +17,7 @@ from data_flows.heartbeat import Heartbeat, Run
 from data_flows.heartbeat.executors import local
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 
-from ..conftest import MakeApp, heartbeat_of
+from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import NOON, data_flow
 from .conftest import Gate, settle
 
@@ -27,6 +27,10 @@ FLOWS = 12
 REFUSED = "flow 5"
 WORKERS = {"heartbeat.workers": "8"}
 DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_backend_name()
+
+
+def idle(_run: Run) -> None:
+    """Do nothing."""
 
 
 def by_status(dbsession: Session) -> dict[str, set[str]]:
@@ -226,6 +230,36 @@ def test_successes_outlive_a_transaction_that_the_database_breaks_off(
     assert reply["flows_succeeded"] == 8
     assert by_status(dbsession) == {"success": {*names}}
     assert meeting.names == Counter(names)
+
+
+def test_a_success_does_not_wait_for_a_condition_that_takes_long(
+    make_app: MakeApp, post: Post, clock: FakeClock
+) -> None:
+    asked, seen = threading.Event(), list[bool]()
+
+    def first(_run: Run) -> None:
+        clock.advance(360)  # so that the condition is asked while the second one runs
+
+    def second(_run: Run) -> None:
+        assert asked.wait(SECONDS)
+
+    def condition(_run: Run) -> bool:
+        asked.set()
+        wait_until(lambda: recorded("second"))
+        seen.append(True)
+        return True
+
+    def recorded(name: str) -> bool:
+        with heartbeat_of(app).session() as session:
+            runs = select(DataFlowRun.status).join(DataFlowRun.data_flow)
+            return session.scalar(runs.where(DataFlow.name == name)) == "success"
+
+    conditional = idle, {"every": "5m", "start": "next", "when": condition}
+    once = {"every": "1d"}
+    app = make_app((first, once), (second, once), conditional, **{"heartbeat.wait": "1h"})
+
+    assert post(app).json["flows_succeeded"] == 3
+    assert seen == [True]
 
 
 # ---------------------------------------------------------------------------------------------

@@ -230,9 +230,11 @@ class _Beat:
         try:
             with remember_claims(self.heartbeat) as claimed:
                 recorded, runs, self.tally.row_id = self.heartbeat.transact(step)
-        except Exception:
+        except Exception as error:
             if not successes:
                 raise
+            cause = describe_error(error, self.heartbeat.secrets())["error_message"]
+            log.warning("%d successes are recorded one by one: %s", len(successes), cause)
             self.answer = None
             self._record_apart(successes)
             return self._write([], room)
