@@ -178,13 +178,11 @@ def _update_from_json(own: Table, names: tuple[str, ...]) -> TextClause:
 
 
 def _as_stored(connection: Connection, own: Table, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values of a row as the driver gets them, times as text."""
-    stored = dict[str, Any]()
+    """Return the values of a row as the driver gets them, times as text, without NULLs."""
+    dialect, stored = connection.dialect, dict[str, Any]()
     for name, value in row.items():
-        process = (
-            own.c[name].type.dialect_impl(connection.dialect).bind_processor(connection.dialect)
-        )
-        stored[name] = process(value) if process else value
-        if isinstance(stored[name], datetime):
-            stored[name] = stored[name].isoformat(" ")
-    return stored
+        process = own.c[name].type.dialect_impl(dialect).bind_processor(dialect)
+        bound = process(value) if process else value
+        stored[name] = bound.isoformat(" ") if isinstance(bound, datetime) else bound
+    # MySQL may take JSON's null for a text; what is missing is NULL everywhere.
+    return {name: value for name, value in stored.items() if value is not None}
