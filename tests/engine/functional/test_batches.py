@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event, make_url, select, update
 from sqlalchemy.orm import Session
+from webtest import TestApp
 
 from data_flows.heartbeat import Heartbeat, Run
 from data_flows.heartbeat.executors import local
@@ -292,6 +293,19 @@ class Queue:
         """Make them due in order."""
         add_flows(dbsession, [*self.quick, "slow", *self.waiting], "work")
 
+    def begin(
+        self, make_app: MakeApp, post: Post, dbsession: Session
+    ) -> tuple[TestApp, threading.Thread]:
+        """Beat an application with one worker until the slow one has it."""
+        flow = self.work, {"name": "work", "start": "next"}
+        app = make_app(flow, **{"heartbeat.workers": "1"})
+        post(app)
+        self.fill(dbsession)
+        beat = threading.Thread(target=lambda: post(app))
+        beat.start()
+        self.gate.wait_for_arrival()
+        return app, beat
+
 
 def test_a_run_that_has_not_begun_after_a_second_goes_to_another_process(
     make_app: MakeApp,
@@ -333,12 +347,7 @@ def test_runs_that_have_not_begun_are_released_when_the_process_stops(
     make_app: MakeApp, post: Post, dbsession: Session, gate: Gate
 ) -> None:
     queue = Queue(gate)
-    app = make_app((queue.work, {"name": "work", "start": "next"}), **{"heartbeat.workers": "1"})
-    post(app)
-    queue.fill(dbsession)
-    beat = threading.Thread(target=lambda: post(app))
-    beat.start()
-    gate.wait_for_arrival()
+    app, beat = queue.begin(make_app, post, dbsession)
     claimed = by_status(dbsession)["in_progress"] - {*queue.quick}
     assert claimed > {"slow"}
 
@@ -359,12 +368,7 @@ def test_a_flow_that_is_disabled_before_its_run_begins_is_not_run(
     make_app: MakeApp, post: Post, dbsession: Session, gate: Gate
 ) -> None:
     queue = Queue(gate)
-    app = make_app((queue.work, {"name": "work", "start": "next"}), **{"heartbeat.workers": "1"})
-    post(app)
-    queue.fill(dbsession)
-    beat = threading.Thread(target=lambda: post(app))
-    beat.start()
-    gate.wait_for_arrival()
+    _, beat = queue.begin(make_app, post, dbsession)
     dbsession.execute(update(DataFlow).where(DataFlow.name != "slow").values(enabled=False))
     dbsession.commit()
 
