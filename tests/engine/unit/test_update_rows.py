@@ -25,7 +25,13 @@ VALUES: list[dict[str, Any]] = [
         "error_message": "",
     },
     NOTHING,
-    {**NOTHING, "duration": 123456.000001, "result": [], "log": "null", "error_message": "1"},
+    {
+        **NOTHING,
+        "duration": 123456.000001,
+        "result": [1, [2, {}]],
+        "log": "null",
+        "error_message": "1",
+    },
 ]
 
 

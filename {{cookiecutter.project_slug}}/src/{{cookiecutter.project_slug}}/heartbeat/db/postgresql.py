@@ -185,7 +185,9 @@ def _rows(own: Table, names: tuple[str, ...]) -> TableValuedAlias:
     psycopg parses a statement with more than 50 parameters at each use, a third of a claim.
     """
     types = {name: own.c[name].type for name in names}
-    arrays = [bindparam(f"new_{name}", type_=ARRAY(kind)) for name, kind in types.items()]
+    arrays = [
+        bindparam(f"new_{name}", type_=ARRAY(kind, dimensions=1)) for name, kind in types.items()
+    ]
     columns = [column(name, kind) for name, kind in types.items()]
     return func.unnest(*arrays).table_valued(*columns, name="new").render_derived()
 
