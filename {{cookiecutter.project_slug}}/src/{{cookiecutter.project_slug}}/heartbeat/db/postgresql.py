@@ -185,6 +185,7 @@ def _rows(own: Table, names: tuple[str, ...]) -> TableValuedAlias:
     psycopg parses a statement with more than 50 parameters at each use, a third of a claim.
     """
     types = {name: own.c[name].type for name in names}
+    # One dimension: else a JSON value that is a list would be taken for a further one.
     arrays = [
         bindparam(f"new_{name}", type_=ARRAY(kind, dimensions=1)) for name, kind in types.items()
     ]
