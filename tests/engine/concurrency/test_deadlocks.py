@@ -79,7 +79,9 @@ class Other:
         """Ask for the flow's row, which `engine` holds, when it asks for the run's, held here."""
 
         def before(_connection: object, _cursor: object, statement: str, *_more: object) -> None:
-            if self.thread is None and statement.startswith("UPDATE data_flow_runs "):
+            # MySQL changes many rows by a join, beginning with their new values.
+            is_change = statement.startswith("UPDATE") and " data_flow_runs " in statement
+            if self.thread is None and is_change:
                 self.ask_for(FLOW)
             elif self.thread is None and statement.startswith("WITH "):
                 # It takes both, one after the other, and looks for a deadlock while it waits.
