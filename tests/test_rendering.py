@@ -36,7 +36,7 @@ DATABASE_NAMES = {
     *("is_mariadb", "is_mysql", "is_postgresql", "is_sqlite"),
 }
 # More than the contract allows: docs/decisions/0009 gives the reason.
-REQUIRED_LINES = 6_025
+REQUIRED_LINES = 6_026
 PART_LINES = 350
 OPERATE_LINES = 700
 MODULE_LINES = 300

@@ -187,6 +187,28 @@ def test_runs_that_no_worker_has_begun_are_taken_back() -> None:
     gate.set()
 
 
+def test_a_run_for_which_a_worker_is_idle_is_not_taken_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate, run_thread = threading.Event(), threading.Thread.run
+
+    def begin_late(thread: threading.Thread) -> None:
+        gate.wait(SECONDS)
+        run_thread(thread)
+
+    monkeypatch.setattr(threading.Thread, "run", begin_late)
+    executor, runs = LocalExecutor(1, 3), [claimed_run(claim_id=name) for name in "ab"]
+
+    def work(_run: ClaimedRun) -> RunStatus:
+        return RunStatus.SUCCESS
+
+    for run in runs:
+        executor.start(work, run)
+
+    assert executor.take_back(work, 0) == runs[1:]
+    gate.set()
+
+
 def test_a_run_whose_end_is_not_recorded_is_still_at_work() -> None:
     executor, run, freed = LocalExecutor(1), claimed_run(), 0
     with executor.reserve() as room:

@@ -174,13 +174,15 @@ class LocalExecutor:
             return waiting
 
     def take_back(self, job: Job, seconds: float) -> list[ClaimedRun]:
-        """Remove the runs given for `job` that have waited for these seconds; return them.
+        """Remove the runs of `job` that busy workers have kept waiting so long; return them.
 
         They are at work until `end` is called, so that their leases are renewed.
         """
         limit = time.monotonic() - seconds
         with self._changed:
-            late = [one for one in self._queue if one.job == job and one.since <= limit]
+            # The first ones are about to begin on idle workers, whose threads may be starting yet.
+            behind = [*self._queue][max(self._workers - self._running, 0) :]
+            late = [one for one in behind if one.job == job and one.since <= limit]
             for waiting in late:
                 self._queue.remove(waiting)
             if late and not self._queue:
