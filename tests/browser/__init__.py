@@ -1,0 +1,1 @@
+"""The pages in Debian's Chromium: journeys of a person, keyboard, accessibility and errors."""

@@ -1,0 +1,36 @@
+"""The page of a rehearsal, which is the reply to its button: nothing of it is stored."""
+
+from pyramid.request import Request
+from pyramid.response import Response
+
+from ...core import Heartbeat
+from ..rehearse.prepare import prepare
+from ..rehearse.rehearsal import rehearse
+from .backtraces import bounded, fold
+from .rendering import page
+from .run import as_text
+
+# The shortest time that a rehearsal gets, whatever `heartbeat.wait` is, in seconds.
+SHORTEST = 1.0
+
+
+def rehearsal(request: Request, name: str) -> Response:
+    """Rehearse a flow within the time of a beat, and show how it ended."""
+    heartbeat: Heartbeat = request.heartbeat
+    run = prepare(heartbeat, name)
+    ended = rehearse(heartbeat, run, max(heartbeat.settings.wait, SHORTEST))
+    secrets = heartbeat.secrets()
+    texts = {
+        name: bounded(getattr(ended, name) or "", secrets)
+        for name in ("error_type", "error_message", "error_backtrace", "log")
+    }
+    return page(
+        request,
+        "rehearsal.jinja2",
+        active="flows",
+        rehearsal=ended,
+        zone=heartbeat.flows[run.handler].timezone,
+        texts=texts,
+        frames=fold(texts["error_backtrace"], secrets),
+        result="" if ended.result is None else bounded(as_text(ended.result), secrets),
+    )
