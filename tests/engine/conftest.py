@@ -5,6 +5,7 @@ new database beside that one, dropped at the end.
 """
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,8 +28,10 @@ from data_flows.heartbeat.db import Limits, make_engine
 from data_flows.heartbeat.models import EngineBase
 from data_flows.models import Base
 
+from .delivery import EXECUTOR
 from .entrances import ENTRANCES, Declare
 from .notes import Note
+from .receiver import Receiver, receiving
 
 DATABASE = make_url(os.environ.get("TEST_DATABASE_URL") or "sqlite://").get_backend_name()
 TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - no secret
@@ -43,6 +46,16 @@ INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the
 def pytest_configure(config: pytest.Config) -> None:
     """Register the markers of these tests."""
     config.addinivalue_line("markers", "slow: takes minutes")
+    config.addinivalue_line("markers", "local_executor(reason): is about the local executor alone")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With another executor, deselect the tests that are about the local one alone."""
+    if EXECUTOR == "local":
+        return
+    others = [item for item in items if item.get_closest_marker("local_executor")]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
 
 
 @pytest.fixture(scope="session")
@@ -98,7 +111,7 @@ def app(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestApp]
     monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
     wsgi_app = main({}, **get_appsettings(INI_FILE))
     yield TestApp(wsgi_app)
-    wsgi_app.registry["heartbeat"].dispose()
+    end(wsgi_app.registry["heartbeat"])
     wsgi_app.registry["dbsession_factory"].kw["bind"].dispose()
 
 
@@ -236,7 +249,24 @@ def make_app(database_url: str, clock: FakeClock, declare: Declare) -> Iterator[
 
     yield make
     for heartbeat in heartbeats:
-        heartbeat.dispose()
+        end(heartbeat)
+
+
+def end(heartbeat: Heartbeat) -> None:
+    """Dispose of a heartbeat, after the end of the beats and runs that hold its connections.
+
+    A connection that is returned later would be found open by the garbage collector.
+    """
+    heartbeat.executor.stop()
+    heartbeat.executor.wait_until_idle(1)
+    for thread in threading.enumerate():
+        if thread.name == "heartbeat-beat":
+            thread.join(1)
+    alarms: Any = heartbeat.alarms
+    for _ in range(10):  # its thread uses the database
+        if alarms is None or alarms.flush():
+            break
+    heartbeat.dispose()
 
 
 def heartbeat_of(app: TestApp) -> Heartbeat:
@@ -256,3 +286,10 @@ def post() -> Callable[..., Any]:
         )
 
     return call
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    """Make a receiver of pings or of the webhook."""
+    with receiving() as receiver:
+        yield receiver

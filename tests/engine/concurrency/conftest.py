@@ -68,6 +68,15 @@ if DATABASE == "sqlite":
 else:
     collect_ignore = ["test_write_lock.py"]
 
+# By name of the broker: its URL, in tests that may use it.
+BROKERS = {
+    name: url
+    for name, variable in (("RabbitMQ", "TEST_AMQP_URL"), ("Redis", "TEST_REDIS_URL"))
+    if (url := os.environ.get(variable))
+}
+if not BROKERS:
+    collect_ignore.append("test_celery.py")
+
 
 @dataclass
 class Server:

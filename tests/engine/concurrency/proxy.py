@@ -57,13 +57,13 @@ class Proxy:
     """Forwards from a port of its own to a server, except for the faults that are set.
 
     silent: nothing is forwarded, on old connections or new ones. delay: answers come so many
-    seconds late.
+    seconds late. refuses: new connections are closed at once.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self.server = host, port
         self.traps: list[Trap] = []
-        self.silent = False
+        self.silent = self.refuses = False
         self.delay = 0.0
         self.lock = threading.Lock()
         self._connections: list[_Connection] = []
@@ -89,10 +89,18 @@ class Proxy:
         does when it has waited long enough.
         """
         with self.lock:
-            self.silent, self.delay, self.traps = False, 0.0, []
+            self.silent, self.refuses, self.delay, self.traps = False, False, 0.0, []
             lost = [each for each in self._connections if each.has_lost]
             self._connections = [each for each in self._connections if not each.has_ended]
         for each in lost:
+            each.reset()
+
+    def refuse(self) -> None:
+        """Reset all connections, and refuse new ones, as a server does that ends."""
+        with self.lock:
+            self.refuses = True
+            present, self._connections = self._connections, []
+        for each in present:
             each.reset()
 
     def close(self) -> None:
@@ -117,6 +125,8 @@ class Proxy:
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self.lock:
                 self._connections.append(_Connection(self, client, upstream))
+                if self.refuses:
+                    self._connections.pop().close()
 
 
 class _Connection:

@@ -144,6 +144,7 @@ def main(_global_config: dict[str, str], **settings: Any) -> Router:
         "cling": [("cling", cling(folder), daily)],
         "in step": [(f"step {number}", in_step(folder), daily) for number in range(TOGETHER)],
     }
+    queue = {"queue": settings["test.queue"]} if "test.queue" in settings else {}
     with Configurator(settings=settings) as config:
         config.include("data_flows.heartbeat")
         heartbeat: Heartbeat = config.registry["heartbeat"]
@@ -152,7 +153,7 @@ def main(_global_config: dict[str, str], **settings: Any) -> Router:
         named = settings["test.flows"]
         # A name with a colon is that of a function elsewhere, which returns such flows.
         for name, function, options in flows.get(named) or pkgutil.resolve_name(named)(folder):
-            config.add_flow(function, name=name, **options)
+            config.add_flow(function, name=name, **options, **queue)
         app: Router = config.make_wsgi_app()
         return app
 

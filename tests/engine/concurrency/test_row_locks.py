@@ -16,6 +16,7 @@ from data_flows.heartbeat.db import create_database, make_engine
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim
+from data_flows.heartbeat.stopping import drain
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import data_flow, data_flow_run
@@ -86,6 +87,40 @@ def test_a_run_whose_row_a_vanished_session_holds_keeps_no_other_from_being_reap
 
     assert (while_locked["runs_reaped"], afterwards["runs_reaped"]) == (1, 1)
     assert dbsession.scalars(select(DataFlowRun.status)).all() == ["failed", "failed"]
+
+
+def test_a_run_whose_row_is_locked_while_its_process_stops_is_marked_a_moment_later(
+    make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
+) -> None:
+    """A renewal of its lease may lock it just then."""
+    let_go = threading.Event()
+
+    def hang(_run: Run) -> None:
+        let_go.wait(60)
+
+    flows = [(hang, {"name": name}) for name in ("locked", "free")]
+    app = make_app(*flows, **{"heartbeat.shutdown_grace": "0s"})
+    post(app, status=202, Prefer="wait=0")
+    ends = dict.fromkeys(("locked", "free"), "")
+
+    def read_ends() -> None:
+        statement = select(DataFlow.name, DataFlowRun.error_type).join(DataFlowRun.data_flow)
+        ends.update({name: error or "" for name, error in dbsession.execute(statement)})
+        dbsession.rollback()
+
+    stop = threading.Thread(target=drain)
+    with Session(elsewhere) as holder:
+        run = select(DataFlowRun).join(DataFlowRun.data_flow).where(DataFlow.name == "locked")
+        holder.scalars(run.with_for_update()).one()
+        stop.start()
+        while stop.is_alive() and not ends["free"]:
+            read_ends()
+            time.sleep(0.01)
+    stop.join()
+    read_ends()
+    let_go.set()
+
+    assert ends == {"locked": "Interrupted", "free": "Interrupted"}
 
 
 def test_a_run_that_asks_for_a_locked_row_waits_and_succeeds(

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
-from data_flows.heartbeat.server import drain
+from data_flows.heartbeat.stopping import drain
 
 from ..conftest import MakeApp
 from ..notes import Note

@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from data_flows.heartbeat.clock import Clock
 from data_flows.heartbeat.db import Limits, make_engine
 from data_flows.heartbeat.errors import DeclarationError
+from data_flows.heartbeat.log_context import ContextFilter
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.optional.timeouts import MAX_LINE
 
@@ -261,6 +262,26 @@ def test_what_is_logged_goes_where_the_server_logs(
     lines = [(record.levelname, record.getMessage()) for record in caplog.records]
     assert ("INFO", "logged by the run") in lines
     assert ("DEBUG", "logged by the module: ends 0") in lines
+
+
+@pytest.mark.slow
+def test_the_lines_of_a_child_are_written_once_with_their_beat_flow_and_run(
+    run: Callable[..., list[DataFlowRun]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="data_flows.heartbeat")
+    context = ContextFilter()
+    caplog.handler.addFilter(context)
+
+    [row] = run(apart.ends)
+
+    caplog.handler.removeFilter(context)
+    records = {record.getMessage(): record for record in caplog.records}
+    assert len(records) == len(caplog.records)
+    [ended] = [record for record in caplog.records if vars(record).get("event") == "run"]
+    for record in (records["logged by the run"], ended):
+        members = vars(record)
+        assert (members["flow"], members["run_id"]) == ("ends 0", row.id)
+        assert members["beat_id"] is not None
 
 
 @pytest.mark.slow

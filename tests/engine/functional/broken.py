@@ -54,6 +54,8 @@ MET_BY_LISTS = {
         "last_success_at": ["5"],
         "last_success_started_at": ["'x'"],
         "failures_in_a_row": ["'x'"],
+        "success_count": ["'x'"],
+        "failure_seconds": ["'x'", "9e999"],
         "declared_schedule": ["x'ff'"],
         "on_lost": ["x'ff'"],
         "retries": ["'x'"],
@@ -65,6 +67,7 @@ MET_BY_LISTS = {
     "postgresql": {
         "last_run_at": ["'infinity'"],
         "last_success_at": ["'0044-03-15 BC'"],
+        "success_seconds": ["'NaN'"],
         "updated_at": ["'12026-01-01'"],
     },
     "mysql": {

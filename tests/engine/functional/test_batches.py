@@ -267,6 +267,9 @@ def test_a_success_does_not_wait_for_a_condition_that_takes_long(
 # Runs that are claimed ahead
 
 
+AHEAD = pytest.mark.local_executor("claims ahead, and releases")
+
+
 @pytest.fixture
 def far_ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Claim ahead as if runs had ended a moment ago, until what is returned is called."""
@@ -307,6 +310,7 @@ class Queue:
         return app, beat
 
 
+@AHEAD
 def test_a_run_that_has_not_begun_after_a_second_goes_to_another_process(
     make_app: MakeApp,
     post: Post,
@@ -342,6 +346,7 @@ def test_a_run_that_has_not_begun_after_a_second_goes_to_another_process(
     assert queue.calls == Counter(names)
 
 
+@AHEAD
 @pytest.mark.usefixtures("far_ahead")
 def test_runs_that_have_not_begun_are_released_when_the_process_stops(
     make_app: MakeApp, post: Post, dbsession: Session, gate: Gate
@@ -353,7 +358,8 @@ def test_runs_that_have_not_begun_are_released_when_the_process_stops(
 
     heartbeat_of(app).executor.stop()
     wait_until(lambda: by_status(dbsession)["in_progress"] == {"slow"})
-    assert by_status(dbsession)["pending"] == claimed - {"slow"}
+    # More may have been claimed since, and are released too.
+    assert by_status(dbsession)["pending"] >= claimed - {"slow"}
     row = dbsession.scalars(select(DataFlowRun).where(DataFlowRun.status == "pending")).first()
     assert row
     assert (row.claim_id, row.worker, row.lease_expires_at, row.started_at) == (None,) * 4
@@ -363,6 +369,7 @@ def test_runs_that_have_not_begun_are_released_when_the_process_stops(
     assert not {*queue.waiting} & {*queue.calls}
 
 
+@AHEAD
 @pytest.mark.usefixtures("far_ahead")
 def test_a_flow_that_is_disabled_before_its_run_begins_is_not_run(
     make_app: MakeApp, post: Post, dbsession: Session, gate: Gate

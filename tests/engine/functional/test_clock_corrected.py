@@ -725,7 +725,7 @@ def test_a_clock_that_was_followed_is_not_looked_after_again(
     assert beats(app, post, clock, 1) == [0]
     event.remove(heartbeat_of(app).engine, "before_cursor_execute", note)
 
-    assert len(texts) == 2, "what there is to do, and the beat's row"
+    assert len(texts) == 2, "a glance at what there is to do, and the beat's row"
 
 
 def test_a_flow_whose_code_is_missing_costs_no_beat_anything(
@@ -743,7 +743,7 @@ def test_a_flow_whose_code_is_missing_costs_no_beat_anything(
     event.listen(heartbeat_of(without).engine, "before_cursor_execute", note)
     post(without)
 
-    assert len(statements) == 2
+    assert len(statements) == 3, "a glance, what there is to do, and the beat's row"
     assert row_of(dbsession, "flow").next_run_at > NOON + AHEAD
     assert beats(app, post, clock, 1) == [2]
 

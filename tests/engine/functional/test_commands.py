@@ -19,7 +19,8 @@ from data_flows.heartbeat.models import DataFlowBeat, DataFlowRun
 from .conftest import Command
 
 # Some are optional; what each of those does alone is tested in a file of its own.
-WORKING = [name for name in ("beat", "flows", "runs", "run", "remove") if name in main.commands]
+OPTIONAL = ("flows", "runs", "beats", "run", "remove")
+WORKING = ["beat", *(name for name in OPTIONAL if name in main.commands)]
 COMMANDS = [*WORKING, "migrate", *(name for name in ("check",) if name in main.commands)]
 NAMED = {"run": ["good"], "remove": ["good"]}
 
@@ -190,6 +191,7 @@ def test_beat_exits_with_1_when_a_run_failed(command: Command) -> None:
     assert "flows_failed" in result.output
 
 
+@pytest.mark.local_executor("with Celery, the command waits as long as the setting says")
 def test_beat_waits_for_its_runs_whatever_the_setting(command: Command) -> None:
     result = command("beat", "--json", flows="good", **{"heartbeat.wait": "0"})
 

@@ -22,6 +22,7 @@ RUN = "heartbeat-worker"  # the name of the threads on which runs are executed
 BEAT = "heartbeat-beat"
 FLOWS = 24
 pytestmark = pytest.mark.usefixtures("notes")
+STATEMENTS = pytest.mark.local_executor("counts the statements of its threads and of its beats")
 
 WRITES = ("INSERT", "UPDATE", "DELETE")
 
@@ -86,6 +87,7 @@ def test_a_beat_with_nothing_due_asks_once_and_writes_its_row(
     }
 
 
+@STATEMENTS
 def test_a_run_that_asks_nothing_costs_no_statement_of_its_own(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_run_that_asks_nothing_costs_no_statement_of_its_own(
     assert counts[BEAT, "commits"] < FLOWS
 
 
+@STATEMENTS
 def test_a_run_that_writes_costs_two_statements_more_and_one_commit(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_claim_inserts_no_more_often_for_eight_runs_than_for_one(
     assert counts[BEAT, "inserts"] == 2
 
 
+@STATEMENTS
 def test_one_due_flow_costs_a_beat_three_transactions(
     make_app: MakeApp, post: Post, dbsession: Session
 ) -> None:
@@ -149,4 +153,5 @@ def test_one_due_flow_costs_a_beat_three_transactions(
 
     # What there is to do; the claim; the record, with whether there is more to do.
     assert counts[BEAT, "commits"] == 3
-    assert counts[BEAT, "statements"] <= 12
+    # Both looks begin with a glance, which mostly is the only question of the second one.
+    assert counts[BEAT, "statements"] <= 13

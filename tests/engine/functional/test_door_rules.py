@@ -372,9 +372,9 @@ def test_respond_async_answers_after_the_first_claim_while_the_beat_goes_on(
 def test_a_shorter_wait_answers_while_the_run_goes_on(
     make_app: MakeApp, held: Flow, dbsession: Session
 ) -> None:
-    response = post_with(make_app((held, {"name": "held"})), "wait=0", 202)
+    response = post_with(make_app((held, {"name": "held"})), "wait=2", 202)
 
-    assert response.headers["Preference-Applied"] == "wait=0"
+    assert response.headers["Preference-Applied"] == "wait=2"
     assert response.json["flows_in_progress"] == 1
     assert dbsession.scalars(select(DataFlowRun.status)).one() == "in_progress"
 

@@ -14,6 +14,7 @@ from data_flows.heartbeat.db import Limits, make_engine
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 
 from ..conftest import MakeApp
+from ..delivery import EXECUTOR
 from ..notes import Note
 
 Post = Callable[..., Any]
@@ -135,9 +136,12 @@ def test_a_run_that_was_lost_leaves_nothing_behind(
         if when == "after":
             lose_it()
 
-    reply = post(make_app(work)).json
+    # With Celery, a beat sees that another process still executes the run that it took over.
+    goes_on = EXECUTOR == "celery" and lose is taken_over
+    reply = post(make_app(work), status=202 if goes_on else 200).json
 
-    assert (reply["flows_succeeded"], reply["flows_failed"]) == (0, 1)
+    assert reply["flows_succeeded"] == 0
+    assert reply["flows_in_progress" if goes_on else "flows_failed"] == 1
     assert left_behind(elsewhere) == []
     assert bookkeeping(elsewhere) == after_the_loss
 

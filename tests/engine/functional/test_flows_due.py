@@ -92,6 +92,7 @@ def test_a_retry_is_due_when_its_delay_is_over(
     assert [*map(counts_of, replies)] == [(1, 1, 0), (0, 0, 0), (1, 1, 1), (0, 0, 0)]
 
 
+@pytest.mark.local_executor("a web process has no workers with Celery")
 def test_a_run_that_was_asked_for_without_a_free_worker_is_due(
     make_app: MakeApp, post: Post
 ) -> None:

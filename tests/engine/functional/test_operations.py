@@ -17,7 +17,7 @@ AS_SCHEDULER = {"Authorization": f"Bearer {TOKEN}"}
 MEMBERS = {
     *("name", "handler", "description", "enabled", "every", "cron", "timezone", "configuration"),
     *("next_run_at", "last_run_at", "last_run_status", "last_success_at", "disabled_reason"),
-    *("why", "next_slots"),
+    *("why", "next_slots", "stale"),
 }
 ROUTES = [
     ("GET", "/flows"),
@@ -95,10 +95,12 @@ def test_what_does_not_exist_is_a_404(call: Call, method: str, path: str) -> Non
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_only_json_is_given(call: Call, method: str, path: str) -> None:
-    assert call(method, path, status=406, Accept="text/html").json["error"] == "Not Acceptable"
+    assert (
+        call(method, path, status=406, Accept="application/xml").json["error"] == "Not Acceptable"
+    )
 
 
-@pytest.mark.parametrize("accept", ["*/*", "text/html,*/*;q=0.8", "application/*"])
+@pytest.mark.parametrize("accept", ["*/*", "text/plain,*/*;q=0.8", "application/*"])
 def test_a_caller_that_also_accepts_json_gets_json(call: Call, accept: str) -> None:
     assert call("GET", "/flows", status=200, Accept=accept).content_type == "application/json"
 
@@ -166,6 +168,7 @@ def test_a_flow_is_shown_as_people_type_it(call: Call) -> None:
         "disabled_reason": None,
         "why": "No beat has come yet: set up a scheduler that calls the heartbeat.",
         "next_slots": [f"2026-03-01T12:{minute:02}:00+00:00" for minute in range(0, 25, 5)],
+        "stale": False,
     }
 
 

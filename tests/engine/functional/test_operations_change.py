@@ -184,10 +184,10 @@ def test_disabling_ends_the_run_that_waits(call: Call, dbsession: Session, trigg
 
 
 def test_a_run_under_way_is_left_to_end_when_its_flow_is_disabled(
-    make_app: MakeApp, gate: Gate, dbsession: Session
+    make_app: MakeApp, post: Post, gate: Gate, dbsession: Session
 ) -> None:
     app = make_app((lambda _run: gate.hold(), {"name": "hold"}), **SECRET)
-    app.post("/heartbeat/flows/hold/runs", headers=AS_OPERATOR, status=202)
+    post(app, status=202, Prefer="wait=0")
     gate.wait_for_arrival()
 
     app.patch_json("/heartbeat/flows/hold", {"enabled": False}, headers=AS_OPERATOR)

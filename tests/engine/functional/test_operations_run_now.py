@@ -11,7 +11,17 @@ from data_flows.heartbeat import Run
 from ..conftest import MakeApp, heartbeat_of
 from ..factories import NOON, data_flow, data_flow_run
 from .conftest import Gate, settle
-from .operated import AS_OPERATOR, SECRET, Call, Post, add_flow, count, path_of, row_of, runs_of
+from .operated import (
+    AS_OPERATOR,
+    SECRET,
+    Call,
+    Post,
+    add_flow,
+    count,
+    path_of,
+    row_of,
+    runs_of,
+)
 
 
 @pytest.fixture
@@ -64,7 +74,7 @@ def test_a_run_waits_for_no_schedule_that_can_be_read(
 
 
 def test_run_now_is_refused_while_an_attempt_waits_for_its_flow_to_be_enabled(
-    call: Call, dbsession: Session
+    app: TestApp, call: Call, dbsession: Session
 ) -> None:
     # Disabling ends what waits; only a row that was changed by hand has both.
     flow = data_flow(name="off", handler="count", enabled=False)
@@ -72,6 +82,8 @@ def test_run_now_is_refused_while_an_attempt_waits_for_its_flow_to_be_enabled(
     dbsession.commit()
 
     call("POST", "/flows/off/runs", status=409)
+    with heartbeat_of(app).executor.reserve():  # also while no worker is free
+        call("POST", "/flows/off/runs", status=409)
 
     assert [run.status for run in runs_of(dbsession, "off")] == ["pending"]
 
@@ -105,6 +117,7 @@ def test_run_now_is_refused_while_a_run_is_active(
     assert len(runs_of(dbsession, "hold")) == 1
 
 
+@pytest.mark.local_executor("a web process has no workers with Celery")
 def test_run_now_without_a_free_worker_waits_for_the_next_beat(
     make_app: MakeApp, post: Post, gate: Gate, dbsession: Session
 ) -> None:

@@ -12,7 +12,7 @@ from webtest import TestApp
 from data_flows.heartbeat import Run
 from data_flows.heartbeat.models import DataFlow
 
-from ..conftest import FakeClock, MakeApp
+from ..conftest import FakeClock, MakeApp, heartbeat_of
 from ..factories import NOON, data_flow, data_flow_beat, data_flow_run
 from .operated import AS_OPERATOR, SECRET
 
@@ -120,6 +120,44 @@ def test_what_comes_next_is_said_in_a_sentence(
     why: Why, columns: dict[str, Any], expected: str
 ) -> None:
     assert why(**columns) == expected
+
+
+SENT = {"sent_at": DUE, "claim_id": "x", "worker": "a"}
+LAST_TIME = "the last time at 2026-03-01 11:59:30 UTC"
+
+
+@pytest.mark.parametrize(
+    ("run", "sent"),
+    [
+        (SENT, "at 2026-03-01 11:59:30 UTC"),
+        ({**SENT, "redeliveries": 1}, f"and sent again once, {LAST_TIME}"),
+        ({**SENT, "redeliveries": 2}, f"and sent again twice, {LAST_TIME}"),
+        ({**SENT, "redeliveries": 12}, f"and sent again 12 times, {LAST_TIME}"),
+    ],
+)
+def test_a_run_that_no_worker_has_begun_is_named(
+    app: TestApp, why: Why, run: dict[str, Any], sent: str
+) -> None:
+    as_with_celery(app)
+
+    assert why(run) == (
+        f"Run 7 was handed to Celery {sent}, but no worker has begun it: is a worker running?"
+    )
+
+
+@pytest.mark.parametrize("run", [{}, {**SENT, "sent_at": NOON - timedelta(seconds=301)}])
+def test_a_run_that_the_next_beat_sends_is_named(
+    app: TestApp, why: Why, run: dict[str, Any]
+) -> None:
+    as_with_celery(app)
+
+    assert why(run) == "Run 7 is pending: the next beat sends it to a worker."
+
+
+def as_with_celery(app: TestApp) -> None:
+    """Set the executor of an application, also where the package is not installed."""
+    heartbeat = heartbeat_of(app)
+    heartbeat.settings = heartbeat.settings.model_copy(update={"executor": "celery"})
 
 
 def test_a_window_of_the_day_is_named(why: Why) -> None:

@@ -277,6 +277,7 @@ def test_a_flow_that_ends_within_the_wait_is_answered_200(
     assert reply["flows_succeeded"] == 2
 
 
+@pytest.mark.local_executor("claims for its free workers alone")
 def test_what_finds_no_free_worker_waits_for_the_next_beat(
     make_app: MakeApp, gate: Gate, post: Post, dbsession: Session
 ) -> None:

@@ -1,5 +1,6 @@
 """What stops a start is one line on standard error, of real processes of a real project."""
 
+import json
 import os
 import shutil
 import socket
@@ -170,7 +171,8 @@ def test_heartbeat_config_names_the_file(copy: Copy) -> None:
 
     ended = copy.start("heartbeat", **config)
 
-    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.returncode == 0
+    assert json.loads(ended.stderr)["message"] == "flow import_csv is registered: every 1m"
 
 
 # ---------------------------------------------------------------------------------------------

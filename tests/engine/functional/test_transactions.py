@@ -20,6 +20,7 @@ from data_flows.heartbeat.errors import SessionControlError
 from data_flows.heartbeat.models import DataFlow, DataFlowBeat, DataFlowRun
 
 from ..conftest import MakeApp, heartbeat_of
+from ..delivery import EXECUTOR
 from ..notes import Note
 
 Post = Callable[..., Any]
@@ -580,10 +581,12 @@ def test_a_run_that_lost_its_claim_commits_nothing(
             raise ends_with
         return {"written": "one"}
 
-    reply = post(make_app(work)).json
+    # With Celery, a beat sees that another process still executes the run that it took over.
+    goes_on = EXECUTOR == "celery" and lose is taken_over
+    reply = post(make_app(work), status=202 if goes_on else 200).json
 
     assert reply["flows_succeeded"] == 0
-    assert reply["flows_failed"] == 1
+    assert reply["flows_in_progress" if goes_on else "flows_failed"] == 1
     assert snapshot() == after_the_loss
     assert after_the_loss[-1] == []
 

@@ -149,6 +149,39 @@ def test_the_rows_of_the_first_release_survive(engine: Engine) -> None:
             session.commit()
 
 
+def test_the_history_before_the_counts_is_counted(engine: Engine) -> None:
+    with engine.begin() as connection:
+        command.upgrade(migrations.config_for(connection), "0003")
+    flows, runs = (Table(name, MetaData(), autoload_with=engine) for name in ("data_flows", RUNS))
+    times = {"created_at": OLD, "updated_at": OLD}
+    ended = [
+        *(("success", 1.5, None), ("success", 0.25, None), ("success", None, None)),
+        *(("failed", 2.0, "LookupError"), ("failed", 10.0, "LeaseExpired")),
+        *(("failed", None, "Cancelled"), ("pending", None, None)),
+    ]
+    with engine.begin() as connection:
+        for name in ("a", "b", "never ran"):
+            flow = {"name": name, "handler": name, "run_interval": 300, "next_run_at": OLD}
+            connection.execute(flows.insert(), {**flow, **times})
+        for number, (status, duration, error_type) in enumerate(ended):
+            run = {"data_flow_id": 1, "status": status, "trigger": "schedule", "attempt": number}
+            run |= {"duration": duration, "error_type": error_type, "scheduled_for": OLD}
+            connection.execute(runs.insert(), {**run, **times})
+        run = {"data_flow_id": 2, "status": "failed", "trigger": "manual", "duration": 4.0}
+        connection.execute(runs.insert(), {**run, **times})
+
+    migrations.upgrade(engine)
+
+    with Session(engine) as session:
+        found = [
+            (flow.success_count, flow.success_seconds, flow.failure_count, flow.failure_seconds)
+            for flow in session.scalars(select(DataFlow).order_by(DataFlow.id))
+        ]
+        assert found == [(3, 1.75, 3, 12.0), (0, 0, 1, 4.0), (0, 0, 0, 0)]
+        reaped = session.scalars(select(DataFlow.reaped_count).order_by(DataFlow.id)).all()
+        assert reaped == [1, 0, 0]
+
+
 def test_going_down_leaves_the_tables_that_are_yours(
     engine: Engine, migrate: Callable[[], Result]
 ) -> None:

@@ -411,7 +411,7 @@ class Rules(RuleBasedStateMachine):
         rows = self.read(DataFlow)
         with process.session() as session:
             suspects = expired_runs(session, now)
-            ahead = look(session, process.flows, now).ahead
+            ahead = look(session, process, now).ahead
         assert {run.claim_id for run in suspects} == lost
         if ahead:
             follow_clock(process)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, make_url, text
+from sqlalchemy import Engine, event, make_url, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,7 @@ from data_flows.heartbeat.db import (
     Limits,
     Waiters,
     begin_writing,
+    close_connections,
     create_database,
     database_url,
     make_engine,
@@ -274,3 +275,19 @@ if DATABASE in CLOSED:
 
             with pytest.raises(DatabaseNotReadyError, match=cause):
                 require_reachable(engine)
+
+
+def test_connections_in_use_are_closed_when_they_are_returned(database_url: str) -> None:
+    engine = make_engine(make_url(database_url))
+    closed: list[object] = []
+    event.listen(engine, "close", lambda connection, _record: closed.append(connection))
+    with engine.connect() as connection:
+        in_use = connection.connection.dbapi_connection
+        close_connections(engine)
+        assert connection.scalar(text("SELECT 1")) == 1
+
+    assert closed == [in_use]
+    with engine.connect() as connection:  # it can still be used
+        connection.execute(text("SELECT 1"))
+    assert closed == [in_use]
+    engine.dispose()

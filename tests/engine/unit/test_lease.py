@@ -156,4 +156,6 @@ def test_a_renewal_that_could_not_be_written_is_tried_again(
         clock.advance(100)
         wait_until_renewed(dbsession)
 
-    assert caplog.text.count("could not be renewed") == 2
+    assert next(failures, None) is None
+    # The database may be away for an hour.
+    assert caplog.text.count("could not be renewed") == 1

@@ -6,6 +6,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from data_flows.heartbeat.definition import FlowName
+from data_flows.heartbeat.log_context import log_context
 from data_flows.heartbeat.printing import LineFormatter, printable
 
 CHARACTERS = ["\x1b", "\x07", "\r", "\x7f", "\x9b", "\u202e", "\u200b", "\ufeff", "\xad"]
@@ -35,3 +36,14 @@ def test_no_message_of_a_log_begins_a_line_or_steers_the_terminal() -> None:
     line = LineFormatter("%(levelname)s %(message)s").format(record)
 
     assert line == "Level None failed: \\x1b[2J\n    INFO all is well"
+
+
+def test_a_line_of_a_flow_has_its_run_and_the_engines_own_does_not_repeat_it() -> None:
+    formatter = LineFormatter("%(context)s%(message)s")
+    members = {"msg": "hello", "flow": "import_csv", "run_id": 7}
+
+    assert formatter.format(logging.makeLogRecord(members)) == "[import_csv, run 7] hello"
+    assert formatter.format(logging.makeLogRecord({**members, "event": "run"})) == "hello"
+    assert formatter.format(logging.makeLogRecord({"msg": "hello"})) == "hello"
+    with log_context(flow="load"):
+        assert formatter.format(logging.makeLogRecord({"msg": "hello"})) == "[load] hello"

@@ -7,7 +7,7 @@ from data_flows.heartbeat.views.problems import json_reply, problem
 
 
 def test_a_problem_has_the_standard_members_and_the_short_reason() -> None:
-    response = problem(HTTPStatus.CONFLICT, "a run is under way", {"Retry-After": "3"}, run=7)
+    response = problem(HTTPStatus.CONFLICT, "a run is under way", {"Retry-After": "3"})
 
     assert response.status_int == 409
     assert response.headers["Content-Type"] == "application/problem+json"
@@ -19,7 +19,19 @@ def test_a_problem_has_the_standard_members_and_the_short_reason() -> None:
         "status": 409,
         "error": "Conflict",
         "detail": "a run is under way",
-        "run": 7,
+    }
+
+
+def test_the_problems_of_an_input_are_in_a_member_of_their_own() -> None:
+    errors = {"every": ["is not an interval"]}
+
+    assert json.loads(problem(HTTPStatus.UNPROCESSABLE_ENTITY, "", errors=errors).body) == {
+        "type": "about:blank",
+        "title": "Unprocessable Entity",
+        "status": 422,
+        "error": "Unprocessable Entity",
+        "detail": "",
+        "errors": errors,
     }
 
 

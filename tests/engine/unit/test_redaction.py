@@ -14,6 +14,7 @@ from data_flows.heartbeat.redaction import (
     as_ascii,
     describe_error,
     redact,
+    short_error,
     shorten,
     without_password,
 )
@@ -512,3 +513,28 @@ def test_a_secret_that_any_text_may_hold_shreds_no_message(secret: str) -> None:
     text = "x: the root of all: abcde"
 
     assert redact(text, [secret]) == text
+
+
+SQL = "\n[SQL: INSERT INTO birds (name) VALUES (?)]\n[parameters: ('owl',)]"
+ADVICE = "\n(Background on this error at: https://sqlalche.me/e/21/gkpj)"
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            f"(sqlite3.IntegrityError) UNIQUE failed{SQL}{ADVICE}",
+            "(sqlite3.IntegrityError) UNIQUE failed",
+        ),
+        (f"failed{SQL}{ADVICE}\na note", "failed a note"),
+        (f"failed{SQL[:30]}", "failed"),
+        (f"no table{ADVICE}", "no table"),
+        ('no "x"\nLINE 1: SELECT x\n               ^\nHINT: y' + SQL + ADVICE, 'no "x" HINT: y'),
+        ("(raised as a result of autoflush) failed", "failed"),
+        ("two\n  lines \x1b[2J", "two lines \\x1b[2J"),
+        ("x" * 301, "x" * 297 + "..."),
+        ("", ""),
+    ],
+)
+def test_an_error_in_a_log_line_is_short(message: str, line: str) -> None:
+    assert short_error(message) == line

@@ -87,6 +87,28 @@ def test_all_problems_are_reported_together() -> None:
     assert all(f"heartbeat.{name} is" in reported for name in ("path", "workers", "wait", "lease"))
 
 
+def test_with_celery_a_beat_does_not_wait_for_runs() -> None:
+    celery = {"executor": "celery", "celery_broker_url": "redis://localhost"}
+
+    assert read(**celery).wait == 0
+    assert read(**celery, wait="5s").wait == 5
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("", "celery_broker_url is missing, which heartbeat.executor = celery needs"),
+        ("hunter2", r"celery_broker_url is \(not shown\): is not a URL; valid is, for example"),
+        ("redis://localhost;hunter2", "is not a URL"),
+    ],
+)
+def test_celery_needs_the_url_of_a_broker(url: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem) as caught:
+        read(executor="celery", celery_broker_url=url)
+
+    assert "hunter2" not in str(caught.value)
+
+
 def test_an_unknown_key_is_a_problem_and_its_value_is_not_shown() -> None:
     with pytest.raises(SettingsError, match=r"heartbeat\.tokn") as caught:
         read(tokn="hunter2-hunter2-hunter2")

@@ -66,8 +66,7 @@ def problems_of(**ini: str) -> list[str]:
         ("expected_every", "0"),
         ("keep_days", "0"),
         ("keep_runs", "none"),
-        ("ping_url", "hc-ping.com"),
-        ("ping_url", "file:///etc/passwd"),
+        ("metrics_flows", "-1"),
         ("allow_get", "2"),
     ],
 )
@@ -89,10 +88,19 @@ def test_a_secret_that_fits_no_header_is_a_problem_without_its_value(name: str, 
     assert "openssl rand" in problem
 
 
-def test_the_password_of_a_url_is_not_reported() -> None:
-    (problem,) = problems_of(ping_url=f"ftp://joe:{SECRET}@example.org/x")
+@pytest.mark.parametrize("name", ["ping_url", "webhook_url"])
+@pytest.mark.parametrize("value", [f"ftp://example.org/{SECRET}", SECRET, "file:///etc/passwd"])
+def test_an_invalid_url_is_a_problem_without_its_value(name: str, value: str) -> None:
+    (problem,) = problems_of(**{name: value})
 
-    assert "heartbeat.ping_url is 'ftp://***@example.org/x'" in problem
+    assert problem.strip().startswith(f"heartbeat.{name} is (not shown): ")
+    assert "valid is, for example, https://" in problem
+    assert value not in problem
+
+
+@pytest.mark.parametrize("name", ["ping_url", "webhook_url"])
+def test_an_empty_url_is_none(name: str) -> None:
+    assert getattr(Settings.read({f"heartbeat.{name}": " "}, {}), name) is None
 
 
 def test_a_long_value_is_shortened() -> None:
@@ -289,6 +297,7 @@ def test_no_secret_is_in_the_text_of_settings() -> None:
             "heartbeat.operator_token": OTHER,
             "heartbeat.celery_broker_url": f"redis://joe:{SECRET}@localhost",
             "heartbeat.ping_url": f"https://joe:{SECRET}@example.org/uuid",
+            "heartbeat.webhook_url": f"https://example.org/{SECRET}",
         },
         {},
     )

@@ -7,7 +7,6 @@ policy, no CSRF default and no `tm.*` setting of the application.
 
 import logging
 from importlib import import_module
-from importlib.resources import files
 from types import ModuleType
 
 # First, so that it reports a package that is missing.
@@ -18,6 +17,8 @@ from pyramid.config import Configurator
 from .core import Heartbeat, make_heartbeat
 from .db import database_url, make_engine
 from .db.types import UTCDateTime
+from .errors import SettingsError
+from .log_lines import VERSION as VERSION
 from .registry import add_flow, flow
 from .routes import require_same_place
 from .run import Run, Window
@@ -43,14 +44,25 @@ OPTIONAL = [
     "pruning",  # removes old history
     "timeouts",  # the option `timeout` of flows
     "conditions",  # the options `after` and `when` of flows
-    "operate",  # routes and commands for operators
+    "alarms",  # events about flows, and the options of flows for alarms
+    "webhooks",  # pings, the webhook, and the option `ping_url`; imports from alarms
+    "operate",  # routes and commands that change and run flows
+    "history",  # lists of runs and beats, and the rhythm of schedulers
+    "pages",  # the same resources as pages for a browser; imports from operate and history
+    "openapi",  # the description of the routes at /openapi.json
+    "health",  # routes for probes and uptime monitors
+    "metrics",  # metrics for Prometheus
+    "rehearse",  # runs that are rolled back
     "backfill",  # runs for a period of the past
+    "plan",  # `heartbeat plan`
     "checks",  # `heartbeat check`
     "tokens",  # `heartbeat token`
+    "scheduler",  # `heartbeat beat --every`
+    "new",  # `heartbeat new`
+    "celery",  # the executor celery, and the option `queue` of flows
 ]
 
 log = logging.getLogger(__name__)
-VERSION = files(__package__).joinpath("VERSION").read_text().strip()
 
 
 def includeme(config: Configurator) -> None:
@@ -72,6 +84,11 @@ def includeme(config: Configurator) -> None:
     for module in optional_modules():
         if hasattr(module, "includeme"):
             config.include(module)
+    if settings.executor == "celery" and config.registry["heartbeat"].hand_over is None:
+        raise SettingsError(
+            "heartbeat.executor is 'celery', which needs the optional module optional/celery and "
+            "its line in __init__.py: restore both, or set it to local"
+        )
     # Last: the route that matches all other paths, and a check of all routes.
     config.include(".views.beat.include_unknown")
     config.include(".routes")

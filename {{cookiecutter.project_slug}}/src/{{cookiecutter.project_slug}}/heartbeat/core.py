@@ -7,7 +7,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,16 +18,19 @@ from weakref import WeakSet
 
 import transaction
 from pydantic import SecretStr
-from sqlalchemy import URL, Engine, event
+from sqlalchemy import URL, Engine, event, make_url
 from sqlalchemy.orm import Session
 from zope.sqlalchemy.datamanager import STATUS_CHANGED, join_transaction
 
 from .clock import Clock
-from .db import BOOKKEEPING, UNLIMITED, Waiters, make_engine
+from .db import BOOKKEEPING, UNLIMITED, Waiters, close_connections, make_engine
 from .db.flow_session import watch_session
 from .definition import FlowDefinition
+from .events import Event, events_of
 from .executors.local import LocalExecutor
+from .log_lines import log_event, log_start
 from .models import Obstacle, RunStatus
+from .repeats import RepeatLimit
 from .run import ClaimedRun
 from .run_log import RunLog
 from .security.token import Tokens, weakness
@@ -57,6 +60,9 @@ class Leases:
     in_doubt: dict[str, float] = field(default_factory=dict)
 
 
+SubprocessWork = Callable[["Heartbeat", ClaimedRun], object]
+
+
 @dataclass(eq=False)
 class Heartbeat:
     """One application's heartbeat. Made by `includeme`; safe to use from many threads."""
@@ -71,6 +77,7 @@ class Heartbeat:
     executor: LocalExecutor
     flows: dict[str, FlowDefinition] = field(default_factory=dict)
     registered: threading.Event = field(default_factory=threading.Event)
+    start_logged: bool = False
     leases: Leases = field(default_factory=Leases)
     # Limits for the threads that wait for SQLite's write lock, so that enough threads stay free.
     waiting_beats: Waiters = field(default_factory=lambda: Waiters(WAITING))
@@ -79,20 +86,44 @@ class Heartbeat:
     waiting_for_slot: threading.Lock = field(default_factory=threading.Lock)
     # Executes the runs of flows with a `timeout`: set by optional/timeouts.py.
     execute_in_subprocess: Callable[[ClaimedRun, FlowDefinition, RunLog], RunStatus] | None = None
+    # Set by optional/timeouts.py, too: calls a function with a heartbeat and a run in a process of
+    # its own, for so many seconds at most.
+    call_in_subprocess: Callable[[SubprocessWork, ClaimedRun, float, RunLog], Any] | None = None
     # Set by optional/conditions.py: checks the conditions of due flows within a beat, and keeps
     # the verdicts by flow id.
     check_conditions: Callable[["Heartbeat", dict[int, bool]], None] | None = None
+    # Set by optional/celery: hands what is due to the workers of Celery, for a beat in progress.
+    hand_over: Callable[[Any], None] | None = None
+    # Set by optional/celery, too: hands over the requested runs of flows, by their ids.
+    hand_over_requested: Callable[[Sequence[int]], None] | None = None
     # Set by optional/conditions.py, too: what keeps a flow from running although it is due.
     obstacles: tuple[Obstacle, ...] = ()
+    # For lines that a caller, or a database that is away, would repeat many times.
+    repeats: RepeatLimit = field(default_factory=RepeatLimit)
+    # Set by optional/alarms and optional/webhooks, whose options of flows need them.
+    alarms: object | None = None
+    pings: object | None = None
+    # Optional modules that follow what happens here. They must not block.
+    subscribers: list[Callable[[Event], None]] = field(default_factory=list)
     # Periodic work of optional modules: each beat calls it after its runs.
     chores: list[Callable[["Heartbeat"], None]] = field(default_factory=list)
-    # Shutdown hooks: called after the grace period of the runs. They must not block.
-    at_exit: list[Callable[[], None]] = field(default_factory=list)
+    # Shutdown hooks: called after the grace period of the runs, and after a command. They must not
+    # block for long.
+    at_exit: list[Callable[[], object]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         heartbeats.add(self)
         # A new connection may reach another database, which lacks the flows' rows.
         event.listen(self.engine, "invalidate", lambda *_ignored: self.registered.clear())
+
+    @property
+    def redeliver_after(self) -> int | None:
+        """The seconds after which a run that was handed over and has not started is due again.
+
+        None for the local executor, which hands nothing over.
+        """
+        is_local = self.settings.executor == "local"
+        return None if is_local else self.settings.redeliver_after
 
     @property
     def worker(self) -> str:
@@ -107,6 +138,7 @@ class Heartbeat:
         """Open a session for the engine's own bookkeeping: commits at the end, or rolls back."""
         with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
+        self.notify(*events_of(session))
 
     def transact(self, work: Callable[[Session], _Result]) -> _Result:
         """Do a step of the engine's own bookkeeping in one transaction; return its result.
@@ -116,14 +148,39 @@ class Heartbeat:
         """
         manager = transaction.TransactionManager(explicit=True)
 
-        def step() -> _Result:
+        def step() -> tuple[_Result, Session]:
             session = Session(self.engine, expire_on_commit=False)
             # The data manager knows which errors of a driver are worth a retry.
             join_transaction(session, STATUS_CHANGED, manager)
-            return work(session)
+            return work(session), session
 
-        result: _Result = manager.run(step, tries=TRIES)
+        result: _Result
+        result, committed = manager.run(step, tries=TRIES)
+        self.notify(*events_of(committed))
         return result
+
+    def log_start(self) -> None:
+        """Log once what this process serves."""
+        if not self.start_logged:
+            self.start_logged = True
+            log_start(self.settings, self.engine.url, len(self.flows))
+
+    def notify(self, *events: Event) -> None:
+        """Log what has happened, and publish it. It is committed: what fails now is logged."""
+        for happened in events:
+            try:
+                log_event(happened)
+            except Exception:
+                log.exception("an event could not be logged")
+            self.publish(happened)
+
+    def publish(self, happened: Event) -> None:
+        """Call the subscribers. What fails is logged."""
+        for subscriber in self.subscribers:
+            try:
+                subscriber(happened)
+            except Exception:
+                log.exception("a subscriber of the heartbeat failed")
 
     def do_chores(self) -> None:
         """Do the periodic work of optional modules. What fails is logged."""
@@ -134,15 +191,30 @@ class Heartbeat:
                 log.exception("a chore failed: a later beat tries again")
 
     def dispose(self) -> None:
-        """Close the connections that nobody uses."""
-        self.engine.dispose()
-        self.flow_engine.dispose()
+        """Close all connections: those in use when they are returned."""
+        close_connections(self.engine)
+        close_connections(self.flow_engine)
 
     def secrets(self) -> list[str]:
         """Return the engine's own secrets, which are removed from stored text."""
-        password: Any = self.engine.url.password
+        servers = [self.engine.url]
+        if self.settings.celery_broker_url:
+            brokers = self.settings.celery_broker_url.get_secret_value().split(";")
+            servers += [make_url(broker) for broker in brokers]
+        passwords: list[Any] = [server.password for server in servers]
         tokens = (*self.tokens.all(), *self.operator_tokens.all())
-        return [*(token.secret for token in tokens), *([str(password)] if password else [])]
+        urls = [self.settings.ping_url, self.settings.webhook_url]
+        urls += [flow.ping_url for flow in self.flows.values()]
+        return [
+            *(token.secret for token in tokens),
+            *(str(each) for each in passwords if each),
+            *(str(url.get_secret_value()) for url in urls if url),
+        ]
+
+    def success_limits(self) -> dict[str, int]:
+        """Return the seconds of `expect_success_within`, by the handler that has this option."""
+        limits = {name: flow.expect_success_within for name, flow in self.flows.items()}
+        return {name: seconds for name, seconds in limits.items() if seconds}
 
 
 # All heartbeats of this process, for its shutdown: an application may be wrapped in filters.
@@ -166,7 +238,10 @@ def make_heartbeat(settings: Settings, url: URL) -> Heartbeat:
         engine=make_engine(url, limits=BOOKKEEPING),
         flow_engine=flow_engine,
         clock=Clock(),
-        executor=LocalExecutor(settings.workers, settings.batch_size),
+        # Without workers of its own, nothing that is requested starts here.
+        executor=LocalExecutor(
+            settings.workers if settings.executor == "local" else 0, settings.batch_size
+        ),
         tokens=_tokens(settings.token, settings.token_file),
         operator_tokens=_tokens(settings.operator_token, settings.operator_token_file),
     )

@@ -9,10 +9,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AnyHttpUrl,
     BaseModel,
     BeforeValidator,
     Field,
     PlainValidator,
+    Secret,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -34,17 +36,27 @@ _MODULES = {
     "timeout": ("execute_in_subprocess", "optional/timeouts.py"),
     "after": ("check_conditions", "optional/conditions.py"),
     "when": ("check_conditions", "optional/conditions.py"),
+    "ping_url": ("pings", "optional/webhooks/"),
+    "alert_after": ("alarms", "optional/alarms/"),
+    "remind_every": ("alarms", "optional/alarms/"),
+    "expect_success_within": ("alarms", "optional/alarms/"),
+    "queue": ("hand_over", "optional/celery"),
 }
 # No spaces around it: for MySQL, a name with a space at its end equals the one without. No leading
 # dot: in a URL, ".." is the folder above. And no character that `printing` escapes.
 _UNPRINTABLE = r"\p{Cc}\p{Cf}\p{Zl}\p{Zp}"
 _NAME = rf"^[^./\s{_UNPRINTABLE}]([^/{_UNPRINTABLE}]*[^/\s{_UNPRINTABLE}])?$"
 
-FlowName = Annotated[str, Field(max_length=200, pattern=_NAME)]
-Interval = Annotated[int, BeforeValidator(parse_every)]
+_CONTROLS = r"\x00-\x1f\x7f-\x9f"
+# For JSON schemas, since many programs do not know \p. It allows some characters more.
+_PORTABLE = {"pattern": rf"^[^./\s{_CONTROLS}]([^/{_CONTROLS}]*[^/\s{_CONTROLS}])?$"}
+
+FlowName = Annotated[str, Field(max_length=200, pattern=_NAME, json_schema_extra=_PORTABLE)]
+Interval = Annotated[int, BeforeValidator(parse_every, json_schema_input_type=int | str)]
 Seconds = Interval | None
 Cron = Annotated[str, Field(max_length=200), AfterValidator(lambda text: read_cron(text) and text)]
 Zone = Annotated[str, Field(max_length=64), AfterValidator(lambda text: read_zone(text) and text)]
+QueueName = Annotated[str, Field(max_length=200, pattern=r"^[A-Za-z0-9_.-]+$")]
 Between = Annotated[str, AfterValidator(lambda text: read_between(text) and text)]
 
 
@@ -129,12 +141,19 @@ class FlowDefinition(BaseModel, frozen=True, extra="forbid"):
     pause_after: int | None = Field(None, ge=1, examples=["pause_after=10"])
     on_lost: Literal["fail", "retry"] = Field("fail", examples=['on_lost="retry"'])
     timeout: Seconds = Field(None, examples=['timeout="10m"'])
+    ping_url: Secret[AnyHttpUrl] | None = Field(
+        None, examples=['ping_url="https://hc-ping.com/uuid"']
+    )
+    alert_after: int = Field(3, ge=1, examples=["alert_after=3"])
+    remind_every: Interval = Field(86_400, examples=['remind_every="1d"'])
+    expect_success_within: Seconds = Field(None, examples=['expect_success_within="2h"'])
+    queue: QueueName | None = Field(None, examples=['queue="heavy"'])
 
     @field_validator(*_MODULES)
     @classmethod
     def _has_its_module(cls, value: object, info: ValidationInfo) -> object:
         hook, module = _MODULES[info.field_name or ""]
-        if value and getattr(info.context, hook) is None:
+        if value and info.context and getattr(info.context, hook) is None:
             raise ValueError(f"needs the optional module {module} and its line in __init__.py")
         return value
 

@@ -6,7 +6,7 @@ Times are in UTC. A stored value that cannot be read is None.
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, RootModel
 from sqlalchemy import Row, select
 
 from .core import Heartbeat
@@ -38,6 +38,7 @@ class RunMembers(RunSummary):
     missed_slots: int | None
     not_before: datetime | None
     sent_at: datetime | None
+    redeliveries: int | None
     claim_id: str | None
     worker: str | None
     lease_expires_at: datetime | None
@@ -63,12 +64,18 @@ class BeatMembers(BaseModel, from_attributes=True):
     flows_in_progress: int
     runs_reaped: int
     duration: float
+    # Present where there is something to say.
+    note: str | None = Field(None, exclude_if=lambda note: note is None)
 
 
 class BeatWithRuns(BeatMembers):
     """A beat with the runs that it claimed, for `Prefer: return=representation`."""
 
     runs: list[RunSummary]
+
+
+class BeatReply(RootModel[BeatWithRuns | BeatMembers]):
+    """The reply to a beat."""
 
 
 _COLUMNS = [

@@ -1,32 +1,31 @@
 """Text for terminals and log lines, in which no character moves the cursor or forges a line."""
 
 import logging
-import re
-import unicodedata
+from typing import Any
 
-# Controls, formats (directions, zero width), lone surrogates, and two kinds of line ends.
-_ESCAPED = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-_MAYBE_ESCAPED = re.compile(r"[^\w\x20-\x7e]")
+from .escaping import printable
+from .log_context import add_context
+from .redaction import describe_error
 
-
-def printable(text: str, kept: str = "") -> str:
-    r"""Return `text` with Python's escapes, such as \x1b, for control and format characters.
-
-    kept: the characters that stay as they are.
-    """
-
-    def escape(match: re.Match[str]) -> str:
-        char = match[0]
-        if char in kept or unicodedata.category(char) not in _ESCAPED:
-            return char
-        return char.encode("unicode_escape").decode()
-
-    return text if text.isprintable() else _MAYBE_ESCAPED.sub(escape, text)
+__all__ = ["LineFormatter", "printable"]
 
 
 class LineFormatter(logging.Formatter):
-    """Formats log records. The lines after the first one, such as a traceback, are indented."""
+    """Formats log records. The lines after the first one, such as a traceback, are indented.
+
+    `%(context)s` is the flow and the run, such as "[import_csv, run 12] ", where the message does
+    not have them already.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record's text."""
+        add_context(record)
+        known = vars(record)
+        words = [known.get("flow"), f"run {known['run_id']}" if "run_id" in known else None]
+        shown = ", ".join(str(word) for word in words if word)
+        record.context = f"[{shown}] " if shown and "event" not in known else ""
         return printable(super().format(record), kept="\n\t").replace("\n", "\n    ")
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - overridden
+        """Return the backtrace of an error, without secrets."""
+        return describe_error(ei[1])["error_backtrace"].rstrip("\n") if ei[1] else ""

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, quote_plus
 
-from .printing import printable
+from .escaping import printable
 from .secret_patterns import MAX_WHOLE, PATTERNS, PATTERNS_BEFORE_CUT
 from .tracebacks import format_error, message_of, type_name
 
@@ -19,11 +19,20 @@ if TYPE_CHECKING:  # `startup`, which reports a missing package, needs this modu
 LONGEST_MESSAGE = 2_000
 LONGEST_BACKTRACE = 12_000
 LONGEST_TYPE = 200
+LONGEST_IN_LINE = 300
 # How many characters around the shown part are redacted with it: enough for the name of a secret
 # and the spaces around its colon.
 CONTEXT = 1_000
 
 _MASK = "***"
+# What SQLAlchemy adds to the message of a driver: the statement, its parameters, and advice.
+_SQLALCHEMY = re.compile(
+    r"\s\[SQL: (?:.*\(Background on this error at: \S+\)|.*)"
+    r"|\nLINE \d+: [^\n]*(?:\n *\^)?"  # psycopg's place in the statement
+    r"|\(Background on this error at: \S+\)"
+    r"|\A\(raised as a result of [^)]*\)",
+    re.DOTALL,
+)
 _CUT = "\n... cut here ...\n"
 # Shorter secrets would be found in any text.
 SHORTEST_SECRET = 6
@@ -150,8 +159,14 @@ def error_of(kind: str | None, message: str | None) -> str | None:
     return f"{kind}: {message}" if message else kind
 
 
-def error_text(error: BaseException) -> str:
+def short_error(text: str) -> str:
+    """Return an error's message as a part of a log line: short, and without a statement's SQL."""
+    line = " ".join(_SQLALCHEMY.sub("", text).split())
+    return printable(line if len(line) <= LONGEST_IN_LINE else f"{line[: LONGEST_IN_LINE - 3]}...")
+
+
+def error_text(error: BaseException, secrets: Sequence[str] = ()) -> str:
     """Return the type and the message of an error, without secrets, in one line."""
-    details = describe_error(error)
+    details = describe_error(error, secrets)
     text = error_of(details["error_type"], details["error_message"])
     return " ".join(str(text).split())

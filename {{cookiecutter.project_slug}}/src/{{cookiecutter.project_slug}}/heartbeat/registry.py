@@ -15,6 +15,9 @@ from .errors import DeclarationError, NameConflictError
 from .redaction import error_text
 from .validation import problems_in
 
+# The attribute of a decorated function that has its FlowOptions.
+OPTIONS = "__heartbeat_options__"
+
 _HandlerType = TypeVar("_HandlerType", bound=Handler)
 Duration = str | int | timedelta
 
@@ -43,6 +46,10 @@ class FlowOptions(TypedDict, total=False):
         "retry".
     timeout: how long a run may take, such as "10m". The run has its own process, which is ended
         after that time. The function must be at the top level of a module.
+    ping_url: a URL that each run of the flow is reported to, in the format of healthchecks.io.
+    alert_after: the number of failures in a row that raises the alarm; 3 by default.
+    remind_every: how often the alarm is repeated while it lasts; "1d" by default.
+    expect_success_within: the flow is stale when its last success is older than this.
     """
 
     name: str
@@ -62,6 +69,10 @@ class FlowOptions(TypedDict, total=False):
     pause_after: int
     on_lost: Literal["fail", "retry"]
     timeout: Duration | None
+    ping_url: str | None
+    alert_after: int
+    remind_every: Duration
+    expect_success_within: Duration | None
 
 
 def flow(
@@ -83,6 +94,7 @@ def flow(
         try:
             # Called directly here: venusian looks one frame up for the module to scan.
             info = venusian.attach(function, register, category="pyramid", depth=1)
+            setattr(function, OPTIONS, options)
         except AttributeError:
             raise _misplaced(f"cannot mark {function!r}: decorate a Python function") from None
         return function
@@ -103,7 +115,8 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
     Raises DeclarationError for an invalid declaration, and NameConflictError for a name that is
     declared twice, even on different levels of inclusion.
     """
-    definition = _define(config, function, options)
+    place = f"{config.action_info.file}, line {config.action_info.line}"
+    definition = define(function, options, place, config.registry["heartbeat"])
     name = definition.name
     heartbeat = config.registry["heartbeat"]
     known = config.registry["heartbeat.declared"].setdefault(name, definition)
@@ -123,13 +136,18 @@ def add_flow(config: Configurator, function: Handler, **options: Unpack[FlowOpti
     )
 
 
-def _define(config: Configurator, function: Handler, options: FlowOptions) -> FlowDefinition:
-    place = f"{config.action_info.file}, line {config.action_info.line}"
+def define(
+    function: Handler, options: FlowOptions, place: str, heartbeat: object = None
+) -> FlowDefinition:
+    """Return the validated declaration of a flow. Raises DeclarationError, which names `place`.
+
+    heartbeat: whose optional modules the options need; None for a flow that is not scheduled.
+    """
     given = {"name": getattr(function, "__name__", None), **options}
     try:
         given.setdefault("description", (inspect.getdoc(function) or "").partition("\n")[0])
         given |= {"function": function, "place": place}
-        return FlowDefinition.model_validate(given, context=config.registry["heartbeat"])
+        return FlowDefinition.model_validate(given, context=heartbeat)
     except ValidationError as error:
         found = problems_in(error, given, FlowDefinition, "option", "")
         raise _invalid(place, given["name"], [problem.line for problem in found]) from error

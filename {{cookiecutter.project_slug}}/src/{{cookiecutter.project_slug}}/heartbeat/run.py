@@ -38,24 +38,26 @@ class Run:
     log: logging.Logger
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRun:
     """A run that this process has claimed, with what its execution needs of the flow's row.
+
+    The defaults are those of a run without a row, as in a test.
 
     configuration: the text of the JSON object of the flow's row, as it is stored.
     """
 
-    id: int
-    data_flow_id: int
+    id: int = 0
+    data_flow_id: int = 0
     flow_name: str
     handler: str
     configuration: str | None
-    trigger: str
-    attempt: int
-    missed_slots: int
-    scheduled_for: datetime | None
+    trigger: str = "manual"
+    attempt: int = 1
+    missed_slots: int = 0
+    scheduled_for: datetime | None = None
     window_start: datetime
     window_end: datetime
     started_at: datetime
-    claim_id: str
-    worker: str
+    claim_id: str = ""
+    worker: str = ""

@@ -8,15 +8,11 @@ import errno
 import logging
 import os
 import re
-import signal
 import sys
 import threading
-import time
-from collections.abc import Callable
 from http import HTTPStatus
 from importlib import import_module
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from waitress import parser
@@ -24,17 +20,9 @@ from waitress.channel import HTTPChannel
 from waitress.server import create_server
 from waitress.task import ErrorTask, ThreadedTaskDispatcher
 
-from .core import Heartbeat, heartbeats
-from .errors import Interrupted, SettingsError
-from .redaction import describe_error
-from .run import ClaimedRun
-from .runs.finish import end_lost
-
-# The seconds after `shutdown_grace` for all that follows. Of these, marking the runs as interrupted
-# may take this long, once before and once after the shutdown hooks.
-LAST_SECONDS = 4.0
-MARKING_SECONDS = 1.5
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from .core import heartbeats
+from .errors import SettingsError
+from .stopping import drain, exit_in_order, start_thread, stop_on_signals
 
 # Patterns of `waitress.parser`, each with a part that takes quadratic time, on the thread that
 # reads all requests, and its replacement, which matches the same text.
@@ -79,16 +67,8 @@ def serve(wsgi_app: Any, global_conf: dict[str, str], **settings: Any) -> None:
     flow. A second signal ends the process at once.
     """
     logging.basicConfig()  # does nothing where the .ini file has set up logging
-    stop_requested = threading.Event()
-
-    def stop(_number: int, _frame: FrameType | None) -> None:
-        for number in SIGNALS:
-            signal.signal(number, _end_at_once)
-        stop_requested.set()
-
     # Before the server listens: as soon as it does, it may be stopped.
-    for number in SIGNALS:
-        signal.signal(number, stop)
+    stop_requested = stop_on_signals()
     HTTPChannel.error_task_class = InvalidRequestTask
     HTTPChannel.parser_class = RequestParser
     use_linear_patterns()
@@ -97,7 +77,9 @@ def serve(wsgi_app: Any, global_conf: dict[str, str], **settings: Any) -> None:
     except (OSError, ValueError) as error:
         raise SettingsError(_cannot_serve(error, global_conf, settings)) from error
     sys.excepthook = sys.__excepthook__  # later errors are not errors at start
-    _start(_exit_when, stop_requested, server.task_dispatcher)
+    start_thread(_exit_when, stop_requested, server.task_dispatcher)
+    for heartbeat in list(heartbeats):
+        heartbeat.log_start()
     server.print_listen("Serving on http://{}:{}")
     server.run()
 
@@ -144,69 +126,7 @@ def post_worker_init(_worker: object) -> None:
         kind.__str__ = lambda error: type(error).__name__
 
 
-def drain() -> None:
-    """Stop claiming, wait for the runs of this process, and fail those that do not end in time."""
-    for thread in [_start(_drain, heartbeat) for heartbeat in list(heartbeats)]:
-        thread.join()
-
-
-def _start(work: Callable[..., None], *arguments: object) -> threading.Thread:
-    thread = threading.Thread(target=work, args=arguments, name="heartbeat-stop", daemon=True)
-    thread.start()
-    return thread
-
-
-def _end_at_once(number: int, _frame: FrameType | None) -> None:
-    # The signal's default does not end a process that is the first one of a container.
-    os._exit(128 + number)
-
-
 def _exit_when(stop_requested: threading.Event, web_threads: ThreadedTaskDispatcher) -> None:
     stop_requested.wait()
-    seconds = LAST_SECONDS + max((beat.settings.shutdown_grace for beat in heartbeats), default=0)
-    try:
-        # On a thread, so that the process ends even if a flow or the pipe of the log hangs.
-        _start(_end_in_order, web_threads, time.monotonic() + seconds).join(seconds)
-    finally:
-        # Not sys.exit: it waits for threads that a flow has started.
-        os._exit(0)
-
-
-def _end_in_order(web_threads: ThreadedTaskDispatcher, deadline: float) -> None:
-    drain()
     # Waits for requests that are being answered.
-    web_threads.shutdown(timeout=max(1, int(deadline - time.monotonic())))
-    logging.shutdown()
-    sys.stdout.flush()
-
-
-def _drain(heartbeat: Heartbeat) -> None:
-    executor = heartbeat.executor
-    grace = heartbeat.settings.shutdown_grace
-    runs = executor.stop()
-    log.info("stopping: %d running flows have %d s to end", len(runs), grace)
-    executor.wait_until_idle(grace)
-    marking = _start(_mark, heartbeat, executor.stop(abandon=True))
-    marking.join(MARKING_SECONDS)
-    for end in heartbeat.at_exit:
-        try:
-            end()
-        except Exception as error:  # noqa: BLE001 - the process ends anyway
-            details = describe_error(error, heartbeat.secrets())
-            message = "a shutdown hook failed: child processes of runs may outlive this process\n%s"
-            log.error(message, details["error_backtrace"])  # noqa: TRY400 - redacted
-    # On SQLite it may have waited for a lock that a process, ended by a hook, has held.
-    marking.join(MARKING_SECONDS)
-
-
-def _mark(heartbeat: Heartbeat, runs: list[ClaimedRun]) -> None:
-    """Fail the runs, each in its own transaction, after which their threads cannot commit."""
-    grace = heartbeat.settings.shutdown_grace
-    for run in runs:
-        try:
-            if end_lost(heartbeat, run, Interrupted(run.worker, grace)):
-                log.warning("%s was interrupted: run %d", run.flow_name, run.id)
-        except Exception as error:  # noqa: BLE001 - the other runs are marked anyway
-            details = describe_error(error, heartbeat.secrets())
-            message = "run %d could not be marked: it is reaped when its lease ends\n%s"
-            log.error(message, run.id, details["error_backtrace"])  # noqa: TRY400 - redacted
+    exit_in_order(lambda seconds: web_threads.shutdown(timeout=max(1, int(seconds))))

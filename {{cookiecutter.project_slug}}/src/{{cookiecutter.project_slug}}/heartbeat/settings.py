@@ -6,9 +6,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AnyHttpUrl, BaseModel, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AnyHttpUrl,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+)
+from pydantic import Secret as SecretValue
 from pyramid.settings import asbool
-from sqlalchemy import URL
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from .db import database_url
 from .durations import parse_every
@@ -50,8 +59,21 @@ def _secret(given: object) -> object:
     return token
 
 
+def _broker_url(given: object) -> object:
+    """Check the URL of a broker, or several of them between semicolons."""
+    urls = _empty_is_none(given)
+    try:
+        for url in urls.split(";") if isinstance(urls, str) else ():
+            make_url(url)
+    except ArgumentError:
+        raise ValueError("is not a URL") from None
+    return urls
+
+
 Prefix = Annotated[str, BeforeValidator(_prefix)]
 Secret = Annotated[SecretStr | None, BeforeValidator(_secret)]
+SecretUrl = Annotated[SecretValue[AnyHttpUrl] | None, BeforeValidator(_empty_is_none)]
+BrokerURL = Annotated[SecretStr | None, BeforeValidator(_broker_url)]
 SecretFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
 Duration = Annotated[int, BeforeValidator(_seconds), Field(le=366 * 86_400)]
 Networks = Annotated[tuple[Network, ...], BeforeValidator(parse_networks)]
@@ -71,18 +93,20 @@ class Settings(BaseModel):
     allowed_ips: Networks | None = Field(None, examples=["10.0.0.0/8, 2001:db8::/32"])
     trusted_proxies: Networks | None = Field(None, examples=["127.0.0.1, ::1"])
     workers: int = Field(4, ge=1, le=1_000, examples=["4"])
-    executor: Literal["local"] = Field("local", examples=["local"])
+    executor: Literal["local", "celery"] = Field("local", examples=["local"])
     wait: Duration = Field(25, le=3_600, examples=["25s"])
     lease: Duration = Field(300, ge=3, examples=["5m"])
     shutdown_grace: Duration = Field(20, examples=["20s"])
-    celery_broker_url: SecretStr | None = Field(None, examples=["redis://localhost:6379/0"])
+    celery_broker_url: BrokerURL = Field(None, examples=["redis://localhost:6379/0"])
     batch_size: int = Field(100, ge=1, le=10_000, examples=["100"])
     redeliver_after: Duration = Field(300, ge=1, examples=["5m"])
     catch_up_limit: int = Field(10, ge=1, le=10_000, examples=["10"])
     expected_every: Duration = Field(300, ge=1, examples=["5m"])
     keep_days: int = Field(30, ge=1, le=36_500, examples=["30"])
     keep_runs: int = Field(100, ge=1, examples=["100"])
-    ping_url: AnyHttpUrl | None = Field(None, repr=False, examples=["https://hc-ping.com/uuid"])
+    ping_url: SecretUrl = Field(None, examples=["https://hc-ping.com/uuid"])
+    webhook_url: SecretUrl = Field(None, examples=["https://hooks.slack.com/services/T/B/x"])
+    metrics_flows: int = Field(200, ge=0, le=10_000, examples=["200"])
     allow_get: bool = Field(default=False, examples=["false"])
 
     @classmethod
@@ -95,7 +119,9 @@ class Settings(BaseModel):
         given = {key.removeprefix(PREFIX): ini[key] for key in ini if key.startswith(PREFIX)}
         variables = {name: ENVIRONMENT_PREFIX + name.upper() for name in cls.model_fields}
         given |= {name: environment[key] for name, key in variables.items() if key in environment}
-        problems = [*_invalid_secrets(given, ini)]
+        if given.get("executor") == "celery":
+            given.setdefault("wait", 0)
+        problems = [*_invalid_secrets(given, ini), *_missing_broker(given)]
         try:
             settings = cls.model_validate(given)
         except ValidationError as error:
@@ -125,6 +151,12 @@ def _secrets(given: Mapping[str, Any], role: str) -> Iterator[tuple[str, str]]:
     if file := str(given.get(f"{role}token_file", "")).strip():
         for token in read_tokens(Path(file)):
             yield f"{role}token_file", token.secret
+
+
+def _missing_broker(given: Mapping[str, Any]) -> Iterator[str]:
+    if given.get("executor") == "celery" and not str(given.get("celery_broker_url", "")).strip():
+        fix = "give the broker's URL, such as redis://localhost:6379/0 or amqp://localhost"
+        yield f"{PREFIX}celery_broker_url is missing, which {PREFIX}executor = celery needs: {fix}"
 
 
 def _invalid_secrets(given: Mapping[str, Any], ini: Mapping[str, Any]) -> Iterator[str]:

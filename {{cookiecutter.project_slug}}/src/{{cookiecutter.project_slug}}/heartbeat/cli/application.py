@@ -71,8 +71,8 @@ def _start(step: Callable[[str], _Result], config: str, kind: type[CommandError]
         raise kind(explain(error, config)) from error
 
 
-def _check_file(_context: click.Context, _option: click.Parameter, config: str) -> str:
-    """Return the option's value. Raises FileError if the .ini file cannot be used."""
+def check_file(config: str) -> str:
+    """Return the path of an .ini file. Raises FileError if it cannot be used."""
     if not Path(config.partition("#")[0]).is_file():
         place = "go to the project's folder, or name it with -c or HEARTBEAT_CONFIG"
         raise FileError([f"there is no file {config}: {place}"])
@@ -91,7 +91,7 @@ _config_option = click.option(
     envvar="HEARTBEAT_CONFIG",
     show_envvar=True,
     metavar="FILE",
-    callback=_check_file,
+    callback=lambda _context, _option, config: check_file(config),
     help="The application's .ini file.",
 )
 
@@ -124,6 +124,9 @@ def application(config: str) -> Iterator[Heartbeat]:
     finally:
         with suppress(DBAPIError):  # then those runs end with their leases
             release_in_doubt(heartbeat)
+        for end in heartbeat.at_exit:
+            with suppress(Exception):
+                end()
         heartbeat.dispose()
 
 

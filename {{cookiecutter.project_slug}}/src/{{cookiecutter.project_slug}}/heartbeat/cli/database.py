@@ -1,8 +1,11 @@
-"""The command `heartbeat migrate`."""
+"""The command `heartbeat migrate`.
+
+Alembic is imported where it is used: the other commands do not need it.
+"""
+
+from typing import TYPE_CHECKING
 
 import click
-from alembic import command as alembic_command
-from alembic.config import Config
 from pyramid.paster import get_appsettings
 from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
@@ -11,6 +14,9 @@ from .. import migrations
 from ..db import MIGRATION, backend_of, create_database, database_url, make_engine, reason
 from ..errors import DatabaseNotReadyError, SettingsError
 from .application import application, config_option
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 @click.command()
@@ -21,6 +27,8 @@ def migrate(config: str) -> None:
     A missing database is created, where that is allowed. Several processes may call this at once:
     they take turns.
     """
+    from alembic import command
+
     engine = make_engine(_url(config), limits=MIGRATION)
     try:
         if create_database(engine):
@@ -31,7 +39,7 @@ def migrate(config: str) -> None:
         if own := own_chain(config):
             with engine.connect() as connection, backend_of(engine).migration_lock(connection):
                 own.attributes["connection"] = connection
-                alembic_command.upgrade(own, "head")
+                command.upgrade(own, "head")
                 connection.commit()
             click.echo("your tables are up to date")
     except DBAPIError as error:
@@ -49,8 +57,10 @@ def _url(config: str) -> URL:
             return heartbeat.engine.url
 
 
-def own_chain(config: str) -> Config | None:
+def own_chain(config: str) -> "Config | None":
     """Return the application's own Alembic configuration, if its .ini file has one."""
+    from alembic.config import Config
+
     own = Config(config.partition("#")[0])
     # Config itself raises an error where the whole section is missing.
     has_one = own.file_config.has_option(own.config_ini_section, "script_location")

@@ -9,6 +9,7 @@ from .backends import backend_of as backend_of
 from .driver_errors import is_silent as is_silent
 from .driver_errors import is_unavailable as is_unavailable
 from .driver_errors import reason as reason
+from .engines import close_connections as close_connections
 from .engines import database_url as database_url
 from .engines import make_engine as make_engine
 from .limits import BOOKKEEPING as BOOKKEEPING

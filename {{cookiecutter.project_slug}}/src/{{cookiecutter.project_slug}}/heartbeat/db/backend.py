@@ -1,6 +1,7 @@
 """What databases do differently: a portable default, which the class of each database overrides."""
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -52,6 +53,8 @@ class Backend:
     create_statement = "CREATE DATABASE {name}"
     # A pattern of what is not code in a statement.
     not_code: str
+    # A pattern of statements that commit by themselves, or may do so.
+    commits_itself: re.Pattern[str] | None = None
 
     def engine_options(self, _url: URL, _limits: Limits) -> dict[str, Any]:
         """Return the arguments for `create_engine`."""
@@ -125,6 +128,9 @@ class Backend:
         """Begin a transaction of the session that writes nothing within the block."""
         session.connection().exec_driver_sql("SET TRANSACTION READ ONLY")
         yield
+
+    def check_deferred(self, connection: Connection) -> None:
+        """Check the constraints that the commit would check, where a statement can do that."""
 
     def break_off(self, connection: Any) -> None:
         """End the statement that another thread is executing on a driver's connection."""

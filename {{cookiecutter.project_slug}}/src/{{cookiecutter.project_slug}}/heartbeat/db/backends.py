@@ -1,17 +1,34 @@
 """Which backend a connection or an engine belongs to."""
 
+from functools import cache
+
 from sqlalchemy import Connection, Engine
 
 from .backend import Backend
-from .mysql import MySQL
-from .postgresql import PostgreSQL
-from .sqlite import SQLite
 from .text import MYSQL
 
-BACKENDS: dict[str, Backend] = {"postgresql": PostgreSQL(), "sqlite": SQLite()}
-BACKENDS |= dict.fromkeys(MYSQL, MySQL())
+
+@cache
+def backend_named(name: str) -> Backend:
+    """Return what differs in the databases of a dialect.
+
+    Its module is imported now, since SQLAlchemy's dialects and the drivers take long to import.
+    """
+    if name == "postgresql":
+        from .postgresql import PostgreSQL
+
+        return PostgreSQL()
+    if name == "sqlite":
+        from .sqlite import SQLite
+
+        return SQLite()
+    if name in MYSQL:
+        from .mysql import MySQL
+
+        return MySQL()
+    return Backend()
 
 
 def backend_of(database: Connection | Engine) -> Backend:
     """Return what differs in this database."""
-    return BACKENDS[database.dialect.name]
+    return backend_named(database.dialect.name)

@@ -9,8 +9,7 @@ from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..errors import SettingsError
-from .backend import Backend
-from .backends import BACKENDS
+from .backends import backend_named
 from .limits import DEFAULT, Limits
 from .text import learn_codec
 
@@ -48,7 +47,7 @@ def make_engine(url: URL, *, limits: Limits = DEFAULT, pool_size: int = 5) -> En
 
     Raises SettingsError when the URL's driver is not installed or not known.
     """
-    backend = BACKENDS.get(url.get_backend_name(), Backend())
+    backend = backend_named(url.get_backend_name())
     options = {"pool_size": pool_size, "max_overflow": 20, "pool_timeout": POOL_SECONDS}
     options |= backend.engine_options(url, limits)
     try:
@@ -67,3 +66,13 @@ def make_engine(url: URL, *, limits: Limits = DEFAULT, pool_size: int = 5) -> En
     event.listen(engine, "connect", learn_encodings)
     backend.prepare(engine, limits)
     return engine
+
+
+def close_connections(engine: Engine) -> None:
+    """Close the idle connections of `engine`, and each other one when its user returns it.
+
+    SQLAlchemy leaves the latter to the garbage collector.
+    """
+    pool = engine.pool
+    engine.dispose()
+    event.listen(pool, "checkin", lambda _connection, record: record.invalidate())

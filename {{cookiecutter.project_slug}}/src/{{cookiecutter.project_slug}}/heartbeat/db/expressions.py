@@ -44,3 +44,29 @@ def _compile(element: Any, compiler: SQLCompiler, **options: Any) -> str:
     moment, seconds = (compiler.process(clause, **options) for clause in element.clauses)
     expression = _OVERRIDES.get(compiler.dialect.name, _SECONDS_BEFORE)
     return expression.format(moment=moment, seconds=seconds)
+
+
+class epoch_seconds(FunctionElement[int]):  # noqa: N801 - reads as the SQL function it is
+    """SQL: the whole seconds from 1970 until a time; NULL if it cannot be read."""
+
+    type = sa.BigInteger()
+    inherit_cache = True
+    name = "epoch_seconds"
+
+
+_EPOCH_SECONDS = "TIMESTAMPDIFF(SECOND, '1970-01-01', {moment})"
+_EPOCH_OVERRIDES = {
+    # Infinite times have no number of seconds.
+    "postgresql": (
+        "CASE WHEN {moment} BETWEEN '1970-01-01' AND '9999-12-31' "
+        "THEN CAST(FLOOR(EXTRACT(EPOCH FROM {moment})) AS BIGINT) END"
+    ),
+    "sqlite": "CAST(strftime('%s', {moment}) AS INTEGER)",
+}
+
+
+@compiles(epoch_seconds)
+def _compile_epoch(element: Any, compiler: SQLCompiler, **options: Any) -> str:
+    [moment] = (compiler.process(clause, **options) for clause in element.clauses)
+    expression = _EPOCH_OVERRIDES.get(compiler.dialect.name, _EPOCH_SECONDS)
+    return expression.format(moment=moment)

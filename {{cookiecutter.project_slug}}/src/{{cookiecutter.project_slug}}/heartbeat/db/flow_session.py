@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from weakref import WeakSet
 
 import transaction
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, NestedTransaction, event
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import SQLAlchemyError
@@ -53,6 +53,8 @@ class FlowSession(Session):
     forbidden_by: BaseException | None = None
     # The first error within a savepoint that has not ended yet.
     failed_in_savepoint: BaseException | None = None
+    # The savepoint around all of the session, if it began within a transaction, as in a test.
+    savepoint: NestedTransaction | None = None
     # The next statement is SQLAlchemy's test whether a table exists: it handles the error.
     error_expected = False
 
@@ -131,18 +133,22 @@ def watch_session(engine: Engine) -> None:
 
 
 @contextmanager
-def flow_transaction(engine: Engine) -> Iterator[FlowSession]:
+def flow_transaction(bind: Engine | Connection, *, commit: bool = True) -> Iterator[FlowSession]:
     """Yield a flow's session; commit its transaction at the end, or abort it after an error.
+
+    Within a transaction of `bind`, it is a savepoint. Without `commit`, it is always rolled back.
 
     Raises the first database error instead of those that are only its consequences: databases
     differ in what they report afterwards, and whether they report anything.
     """
-    session = FlowSession(engine)
+    session = FlowSession(bind, join_transaction_mode="create_savepoint")
     _open_sessions.add(session)
     try:
         yield session
         session.begin_end()
-        if session.manager:
+        if not commit:
+            _abort(session)
+        elif session.manager:
             with answer_within(ENDING.answer):
                 session.manager.commit()
     except BaseException as error:
@@ -172,6 +178,13 @@ def ending(session: FlowSession) -> Iterator[Connection]:
         yield connection
 
 
+def break_off(session: FlowSession) -> None:
+    """End a session that another thread may be using: roll back, and refuse every later call."""
+    if type(session) is not EndedSession:
+        _abort(session)
+        session.__class__ = EndedSession
+
+
 def _abort(session: FlowSession) -> None:
     """Roll back. A connection that is lost or used by another thread is closed instead."""
     try:
@@ -198,6 +211,7 @@ def _join(session: FlowSession, _transaction: object, connection: Connection) ->
         session.manager = transaction.TransactionManager(explicit=True)
         session.manager.begin()
         join_transaction(session, STATUS_CHANGED, session.manager)
+        session.savepoint = connection.get_nested_transaction()
         connection.execution_options(flow_session=session)
 
 
@@ -252,7 +266,8 @@ def _note_first_error(context: ExceptionContext) -> None:
     error = error or context.original_exception
     # If the rollback to a savepoint fails, the savepoint is gone: a deadlock on MySQL has rolled
     # back all earlier writes of the flow, and only later ones would be committed.
-    if connection.in_nested_transaction() and not _is_savepoint_rollback(context.statement):
+    is_nested = connection.get_nested_transaction() is not session.savepoint
+    if is_nested and not _is_savepoint_rollback(context.statement):
         session.failed_in_savepoint = error
     else:
         session.forbidden_by = session.forbidden_by or error

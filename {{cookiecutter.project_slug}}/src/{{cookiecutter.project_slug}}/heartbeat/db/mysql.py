@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,18 @@ CANNOT_CONNECT = 2003
 # MySQL executes what stands in such a comment.
 _EXECUTED_COMMENT = r"/\*M?!\d*(?P<executed>.*?)\*/"
 
+# DDL, statements for administrators, and those that may contain any other.
+_COMMITS_ITSELF = re.compile(
+    r"""\s*(?:SET\s+STATEMENT\b.*?\bFOR\s+)?(
+        (?: (?: CREATE | DROP ) (?! \s+ (?: OR \s+ REPLACE \s+ )? TEMPORARY )
+          | ALTER | ANALYZE | CACHE | CALL | CASE | CHANGE | CHECK | EXECUTE | FLUSH | FOR | GRANT
+          | IF | INSTALL | LOAD \s+ INDEX | LOOP | OPTIMIZE | PREPARE | RENAME | REPAIR | REPEAT
+          | RESET | REVOKE | SET \s+ PASSWORD | START | STOP | TRUNCATE | UNINSTALL | WHILE
+        ) \b (?: \s+ \w+ )?
+        | BEGIN \s+ NOT \s+ ATOMIC
+    )""",
+    re.IGNORECASE | re.VERBOSE | re.DOTALL,
+)
 # Else the columns of a table made from JSON hold what the database's default character set does.
 _TEXT = "LONGTEXT CHARACTER SET utf8mb4"
 
@@ -44,6 +57,7 @@ class MySQL(Backend):
     """MySQL and MariaDB."""
 
     create_statement = "CREATE DATABASE {name} CHARACTER SET utf8mb4"
+    commits_itself = _COMMITS_ITSELF
     not_code = rf"{STRING_WITH_BACKSLASHES}|{NAME}|(?:--\s|\#)[^\n]*|{_EXECUTED_COMMENT}|{COMMENT}"
 
     def limit_transactions(self, engine: Engine, limits: Limits) -> None:
@@ -176,7 +190,7 @@ def _update_from_json(own: Table, names: tuple[str, ...]) -> TextClause:
     # Else the server might read the whole table, and wait for rows that others have locked.
     by_id = f"STRAIGHT_JOIN {own.name} AS own FORCE INDEX (PRIMARY) ON own.id = new.id"
     # The names are those of our own tables, and the values parameters.
-    return text(f"UPDATE {rows} {by_id} SET {values}")  # noqa: S608
+    return text(f"UPDATE {rows} {by_id} SET {values}")  # noqa: S608 - names of ours
 
 
 def _as_stored(connection: Connection, own: Table, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -112,6 +112,10 @@ class PostgreSQL(Backend):
         names = (*rows[0],)
         connection.execute(_update_arrays(table, names), _as_arrays(names, rows))
 
+    def check_deferred(self, connection: Connection) -> None:
+        """Check the constraints that are deferred."""
+        connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE")
+
     def open_transaction(self, connection: Connection) -> tuple[int, str] | None:
         """Return the server's process, and when the transaction began."""
         process, began = connection.execute(select(func.pg_backend_pid(), func.now())).one()

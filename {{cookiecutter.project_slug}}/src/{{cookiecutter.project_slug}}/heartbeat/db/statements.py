@@ -31,13 +31,27 @@ def transaction_control(engine: Engine, statement: str) -> str | None:
     return _control(backend_of(engine), statement) if _MAY_CONTROL.search(statement) else None
 
 
+def implicit_commit(engine: Engine, statement: str) -> str | None:
+    """Return the words of a statement that may commit by itself, as DDL does on MySQL; or None."""
+    backend = backend_of(engine)
+    return _match(backend, backend.commits_itself, statement) if backend.commits_itself else None
+
+
 @lru_cache(maxsize=1_000)
 def _control(backend: Backend, statement: str) -> str | None:
-    code = re.sub(backend.not_code, _executed, statement, flags=re.DOTALL)
-    for each in backend.statements_in(code):
-        if match := _CONTROL.match(each):
+    return _match(backend, _CONTROL, statement)
+
+
+def _match(backend: Backend, pattern: re.Pattern[str], statement: str) -> str | None:
+    for each in backend.statements_in(code_of(backend, statement)):
+        if match := pattern.match(each):
             return " ".join(match[1].upper().split())
     return None
+
+
+def code_of(backend: Backend, statement: str) -> str:
+    """Return a statement without its comments, strings and quoted names."""
+    return re.sub(backend.not_code, _executed, statement, flags=re.DOTALL)
 
 
 def _executed(match: re.Match[str]) -> str:

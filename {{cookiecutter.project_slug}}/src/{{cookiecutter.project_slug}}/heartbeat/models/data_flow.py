@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVarTuple
 
@@ -53,6 +54,13 @@ class DataFlow(TimestampMixin, EngineBase):
     last_success_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     # When the last successful run began, backfills excluded. The option `after` compares with it.
     last_success_started_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    # The runs that have ended, and the seconds that they took: removed history counts, too.
+    success_count: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
+    success_seconds: Mapped[float] = mapped_column(types.Seconds, default=0, server_default="0")
+    failure_count: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
+    failure_seconds: Mapped[float] = mapped_column(types.Seconds, default=0, server_default="0")
+    reaped_count: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
+    redelivered_count: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
     failures_in_a_row: Mapped[int] = mapped_column(types.Integer, default=0, server_default="0")
     # Slots that catch_up="skip" has passed over since the last run.
     skipped_slots: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
@@ -69,6 +77,14 @@ class DataFlow(TimestampMixin, EngineBase):
     disabled_reason: Mapped[str | None] = mapped_column(AnyText())
     # The schedule waits until this time, for a backfill that is going on.
     backfill_until: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    # When it was enabled last; NULL until it was disabled for the first time.
+    enabled_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    # What optional/alarms has notified of: "failing", "stale" or "paused", since when, and the time
+    # of the last message; and when the flow is to be checked again.
+    alarm_state: Mapped[str | None] = mapped_column(types.ShortString)
+    alarm_since: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    alarmed_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    alarm_check_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
     # Why its condition was false at the last check; NULL if it was true.
     held_because: Mapped[str | None] = mapped_column(AnyText())
 
@@ -89,6 +105,13 @@ class DataFlow(TimestampMixin, EngineBase):
         sa.Index(None, "enabled", "next_run_at"),
         # Each beat checks whether the clock was set back.
         sa.Index(None, "last_slot_at"),
+        # Without the flows that need no check, where the database can leave them out.
+        sa.Index(
+            None,
+            "alarm_check_at",
+            postgresql_where=sa.text("alarm_check_at IS NOT NULL"),
+            sqlite_where=sa.text("alarm_check_at IS NOT NULL"),
+        ),
     )
 
     @classmethod
@@ -156,6 +179,20 @@ class DataFlow(TimestampMixin, EngineBase):
         last_slot = cls.enabled != sa.false(), cls.last_slot_at > END_OF_TIME
         flows = sa.select(cls.id).where(*conditions)
         return sa.or_(flows.where(*next_slot).exists(), flows.where(*last_slot).exists())
+
+    @classmethod
+    def is_stale(cls, now: datetime, limits: Mapping[str, int]) -> ColumnElement[bool]:
+        """Return the condition that a success is overdue. limits: seconds, by handler.
+
+        They are counted from the last success, or from when the flow was created or enabled.
+        """
+        stale: list[ColumnElement[bool]] = [sa.false()]
+        for handler, seconds in limits.items():
+            limit = sa.literal(now - timedelta(seconds=seconds), types.StoredTime())
+            since = cls.created_at, cls.enabled_at, cls.last_success_at
+            in_time = [sa.func.coalesce(moment, cls.created_at) > limit for moment in since]
+            stale.append(sa.and_(cls.handler == handler, ~sa.or_(*in_time)))
+        return sa.or_(*stale)
 
     @classmethod
     def _early(cls) -> sa.Case[float]:

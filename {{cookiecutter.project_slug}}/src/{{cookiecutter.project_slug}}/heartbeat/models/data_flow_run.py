@@ -58,6 +58,8 @@ class DataFlowRun(TimestampMixin, EngineBase):
     scheduled_for: Mapped[datetime | None] = mapped_column(types.StoredTime)
     not_before: Mapped[datetime | None] = mapped_column(types.StoredTime)
     sent_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
+    # How often it was handed to Celery again, since no worker had begun it.
+    redeliveries: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
     missed_slots: Mapped[int] = mapped_column(types.BigInteger, default=0, server_default="0")
     attempt: Mapped[int] = mapped_column(types.Integer, default=1, server_default="1")
     claim_id: Mapped[str | None] = mapped_column(AnyText(36))
@@ -93,6 +95,10 @@ class DataFlowRun(TimestampMixin, EngineBase):
         sa.Index(None, "status", "lease_expires_at"),
         # For pruning, which needs no other columns: a flow's last successes and failures.
         sa.Index(None, "data_flow_id", "status", "ended_at", "id"),
+        # For lists, newest first: of a flow, of a status, and of both.
+        sa.Index(None, "data_flow_id", "id"),
+        sa.Index(None, "status", "id"),
+        sa.Index(None, "data_flow_id", "status", "id"),
         # Otherwise SQLite would reuse the id of the newest run after it is deleted.
         {"sqlite_autoincrement": True},
     )
@@ -118,18 +124,34 @@ class DataFlowRun(TimestampMixin, EngineBase):
         return sa.select(cls).where(cls.status == RunStatus.FAILED.value).order_by(cls.id.desc())
 
     @classmethod
+    def is_active(cls) -> sa.ColumnElement[bool]:
+        """Return the condition of runs that have not ended, which an index can answer."""
+        return cls.status.in_((RunStatus.PENDING.value, RunStatus.IN_PROGRESS.value))
+
+    @classmethod
     def is_expired(cls, now: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of runs whose lease had ended by `now`."""
         return [cls.status == RunStatus.IN_PROGRESS.value, has_come(cls.lease_expires_at, now)]
 
     @classmethod
+    def is_leased(cls, now: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
+        """Return the conditions of runs whose lease has not ended by `now`: their workers live."""
+        is_claimed = cls.status == RunStatus.IN_PROGRESS.value
+        return [is_claimed, cls.lease_expires_at > now, cls.lease_expires_at <= END_OF_TIME]
+
+    @classmethod
+    def waiting_since(cls) -> sa.ColumnElement[datetime]:
+        """Return since when a pending run has waited for its start, after any delay of a retry."""
+        return sa.case((cls.not_before > cls.created_at, cls.not_before), else_=cls.created_at)
+
+    @classmethod
     def is_ahead(cls, limit: sa.ColumnElement[datetime]) -> list[sa.ColumnElement[bool]]:
         """Return the conditions of runs whose delay or lease was counted from after `limit`."""
-        pending, in_progress = RunStatus.PENDING.value, RunStatus.IN_PROGRESS.value
-        waits = cls.status == pending, cls.not_before.is_not(None)
-        is_leased = cls.status == in_progress, cls.lease_expires_at > cls.updated_at
+        waits = cls.status == RunStatus.PENDING.value, cls.not_before.is_not(None)
+        is_claimed = cls.status == RunStatus.IN_PROGRESS.value
+        is_leased = is_claimed, cls.lease_expires_at > cls.updated_at
         return [
-            cls.status.in_((pending, in_progress)),  # what an index can answer
+            cls.is_active(),
             sa.or_(
                 sa.and_(*waits, cls.created_at > limit, cls.created_at <= END_OF_TIME),
                 sa.and_(*is_leased, cls.updated_at > limit, cls.updated_at <= END_OF_TIME),
@@ -151,6 +173,7 @@ class DataFlowRun(TimestampMixin, EngineBase):
         """Move back from in_progress to pending: no flow has begun. Raises StatusError."""
         self._move(RunStatus.PENDING)
         self.claim_id = self.worker = self.lease_expires_at = self.started_at = None
+        self.sent_at = None
 
     def succeed(self, now: datetime | None = None, *, result: object = None) -> None:
         """Move from in_progress to success at `now`. Raises StatusError from any other status."""

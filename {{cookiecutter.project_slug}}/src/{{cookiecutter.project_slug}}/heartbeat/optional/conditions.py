@@ -18,6 +18,7 @@ from ..db.flow_session import flow_transaction
 from ..db.types import UTCDateTime
 from ..definition import FlowDefinition
 from ..errors import ConfigurationError, DeclarationError, ScheduleError
+from ..log_context import log_context
 from ..models import NEVER_SCHEDULED, DataFlow, Obstacle
 from ..redaction import LONGEST_MESSAGE, describe_error, redact
 from ..run import Run, Window
@@ -100,7 +101,11 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
         window = Window(*window_of(heartbeat, flow, slot, now))
         configuration = configuration_of(definition, flow.name, flow.configuration)
         reading_only = backend_of(heartbeat.flow_engine).reading_only
-        with flow_transaction(heartbeat.flow_engine) as session, reading_only(session):
+        with (
+            log_context(flow=flow.name),
+            flow_transaction(heartbeat.flow_engine) as session,
+            reading_only(session),
+        ):
             logger = RunLog(flow.name, heartbeat.secrets).logger
             run = Run(0, flow.name, session, configuration, window, slot, 1, logger)
             reason = _reason_of(call_flow(definition.when, run) if definition.when else True)

@@ -4,6 +4,7 @@ It is a new interpreter, not a fork of the server. It imports the flow's module,
 from one pipe and writes its answers to another: lines of JSON, each with a name and a value.
 """
 
+import contextvars
 import faulthandler
 import json
 import logging
@@ -20,16 +21,18 @@ from logging.handlers import QueueHandler
 from pathlib import Path
 from typing import IO, Any, TextIO, cast
 
+from pydantic import TypeAdapter
 from pyramid.config import Configurator
 from sqlalchemy import Connection, event
 from sqlalchemy.orm import Session, SessionTransaction
 
-from ..core import Heartbeat, make_heartbeat
+from ..core import Heartbeat, SubprocessWork, make_heartbeat
 from ..db import backend_of
 from ..db.flow_session import FlowSession
 from ..definition import FlowDefinition
 from ..durations import format_every
 from ..errors import FlowProcessDied, FlowTimeout
+from ..events import Event, FlowDisabled, RunEnded
 from ..models import RunStatus
 from ..redaction import shorten
 from ..run import ClaimedRun
@@ -46,6 +49,8 @@ orders = open(os.dup(0), "rb")
 sys.path[:] = pickle.load(orders)
 pickle.load(orders)(orders)
 """
+# The events of a child that its parent publishes.
+_ENDS = TypeAdapter[RunEnded | FlowDisabled](RunEnded | FlowDisabled)
 # The limit for a child's exit handlers after its run has ended, and for its end after a kill.
 EXIT_SECONDS = 5.0
 # The longest log line that a child sends, in characters: more than is kept with a run.
@@ -60,6 +65,7 @@ def includeme(config: Configurator) -> None:
     """Add the option `timeout` of flows."""
     children = _Children(config.registry["heartbeat"])
     children.heartbeat.execute_in_subprocess = children.execute
+    children.heartbeat.call_in_subprocess = children.call
     children.heartbeat.at_exit.append(children.kill)
 
 
@@ -76,31 +82,42 @@ class _Children:
 
         Raises FlowTimeout or FlowProcessDied, for the caller to record, if it ended without one.
         """
-        heartbeat, seconds = self.heartbeat, definition.timeout or 0
-        orders = _orders(heartbeat, run, definition)
-        child = _Child(run, run_log)
+        heartbeat = self.heartbeat
+        try:
+            status = self.call(execute, run, definition.timeout or 0, run_log)
+        except FlowProcessDied as error:
+            log_text = run_log.text(heartbeat.secrets)
+            # Its lease may be renewed at this moment, which locks its row.
+            if end_lost(heartbeat, run, error, log_text=log_text, skip_locked=False):
+                return RunStatus.FAILED
+            raise
+        # Without an answer, we killed it: the end of this process records its runs.
+        return RunStatus.FAILED if status is None else RunStatus(status)
+
+    def call(self, work: SubprocessWork, run: ClaimedRun, seconds: float, run_log: RunLog) -> Any:
+        """Call `work` in a child; return its answer, or None if this process ends meanwhile.
+
+        Raises FlowTimeout or FlowProcessDied if the child ended without one.
+        """
+        heartbeat = self.heartbeat
+        orders = _orders(heartbeat, run, work, seconds)
+        child = _Child(heartbeat, run, run_log)
         self.living.add(child)
         try:
             in_time = child.work(orders, seconds)
         finally:
             self.living.discard(child)
-            if child.status is None and child.transaction is not None:
+            if child.answer is None and child.transaction is not None:
                 backend = backend_of(heartbeat.engine)
                 backend.end_transaction(heartbeat.engine, *child.transaction)
-        if child.status is not None:
-            return child.status
-        if self.exiting:  # we killed it: the end of this process records its runs
-            return RunStatus.FAILED
+        if child.answer is not None or self.exiting:
+            return child.answer
         if not in_time:
-            raise FlowTimeout(f"ran longer than its timeout of {format_every(seconds)}")
+            raise FlowTimeout(f"ran longer than its timeout of {format_every(int(seconds))}")
         exited = _exit_description(child.process.returncode)
-        error = FlowProcessDied(
+        raise FlowProcessDied(
             f"its process ended before the flow, {exited}; the server's standard error may show why"
         )
-        if end_lost(heartbeat, run, error, log_text=run_log.text(heartbeat.secrets)):
-            log.warning("%s failed: FlowProcessDied: %s", run.flow_name, error)
-            return RunStatus.FAILED
-        raise error
 
     def kill(self) -> None:
         """Kill all children, at the exit of the server."""
@@ -112,9 +129,9 @@ class _Children:
 class _Child:
     """A run's process, seen from the thread that waits for it."""
 
-    def __init__(self, run: ClaimedRun, run_log: RunLog) -> None:
-        self.run_log = run_log
-        self.status: RunStatus | None = None
+    def __init__(self, heartbeat: Heartbeat, run: ClaimedRun, run_log: RunLog) -> None:
+        self.publish, self.run_log = heartbeat.publish, run_log
+        self.answer: Any = None
         self.transaction: tuple[int, str] | None = None
         self.deadline = 0.0
         # The last argument identifies the run in a list of processes. In a session of its own, a
@@ -132,8 +149,10 @@ class _Child:
         Afterwards the process and all that it has started are killed.
         """
         self.deadline = time.monotonic() + seconds
+        # In this context, to which the lines of the child belong.
+        within = contextvars.copy_context().run
         talk = threading.Thread(
-            target=self._talk, args=(orders,), name="heartbeat-child", daemon=True
+            target=within, args=(self._talk, orders), name="heartbeat-child", daemon=True
         )
         try:
             talk.start()
@@ -168,20 +187,23 @@ class _Child:
             record = logging.makeLogRecord(value)
             own = self.run_log.logger
             (own if record.name == own.name else logging.getLogger(record.name)).handle(record)
+        elif name == "event":  # the child has logged it
+            self.publish(_ENDS.validate_json(value))
         elif name == "transaction":
             self.transaction = value
         else:
-            self.status = RunStatus(value)
+            self.answer = value
             self.deadline = min(self.deadline, time.monotonic() + EXIT_SECONDS)
 
 
-def _orders(heartbeat: Heartbeat, run: ClaimedRun, definition: FlowDefinition) -> bytes:
+def _orders(heartbeat: Heartbeat, run: ClaimedRun, work: SubprocessWork, seconds: float) -> bytes:
     """Return the orders of a child: first for its start, then for its run."""
     loggers = (logging.root, *logging.root.manager.loggerDict.values())
     levels = {each.name: each.level for each in loggers if isinstance(each, logging.Logger)}
-    declared = definition.model_copy(update={"when": None})  # checked before, and may be a lambda
-    work = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, declared, run)
-    return b"".join(map(pickle.dumps, (sys.path, _work, definition.timeout, levels, work)))
+    # The condition was checked before, and may be a lambda.
+    declared = heartbeat.flows[run.handler].model_copy(update={"when": None})
+    given = (heartbeat.settings, heartbeat.engine.url, heartbeat.clock, declared, run, work)
+    return b"".join(map(pickle.dumps, (sys.path, _work, seconds, levels, given)))
 
 
 def _interpreter() -> str:
@@ -221,7 +243,7 @@ def _work(orders: IO[bytes]) -> None:
     logging.root.addHandler(answers)
     for name, level in pickle.load(orders).items():  # noqa: S301 - all of it is from our parent
         logging.getLogger(name).setLevel(level)
-    settings, url, clock, definition, run = pickle.load(orders)  # noqa: S301
+    settings, url, clock, definition, run, work = pickle.load(orders)  # noqa: S301
     threading.Thread(target=_end_with_parent, args=(orders.fileno(),), daemon=True).start()
 
     def report_begin(_: Session, transaction: SessionTransaction, connection: Connection) -> None:
@@ -232,8 +254,14 @@ def _work(orders: IO[bytes]) -> None:
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
     heartbeat.flows[run.handler] = definition
-    answers.send("status", execute(heartbeat, run))
+    heartbeat.subscribers.append(lambda happened: _send_end(answers, happened))
+    answers.send("answer", work(heartbeat, run))
     heartbeat.dispose()
+
+
+def _send_end(answers: "_Answers", happened: Event) -> None:
+    if isinstance(happened, RunEnded | FlowDisabled):
+        answers.send("event", _ENDS.dump_json(happened).decode())
 
 
 def _end_with_parent(orders: int) -> None:

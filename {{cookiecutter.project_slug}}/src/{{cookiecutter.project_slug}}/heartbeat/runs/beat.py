@@ -10,38 +10,33 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..errors import DatabaseBusyError
-from ..executors.local import Room
-from ..models import RunStatus
-from ..redaction import describe_error
+from ..events import BeatEnded, BeatReport, BeatStarted
+from ..log_context import log_context
+from ..log_lines import log_broken_beat
+from ..models import DataFlowRun, RunStatus
 from ..run import ClaimedRun
 from ..schedules.every import MAX_EARLY
-from .claim import claim
 from .due import Look, eligibility_filters, look
-from .execute import execute_flow
 from .lease import ensure_keeper
+from .local import LocalRuns
 from .reap import expired_runs, reap
 from .register import register
-from .release import give_up, release_in_doubt, remember_claims
-from .report import BeatReport, Tally
+from .release import release_in_doubt
+from .report import Tally
 from .set_back import follow_clock
-from .successes import Gathering, Success, record_apart, record_success, record_successes
-from .upcoming import seconds_to_slot, wait_for_slot
+from .upcoming import wait_for_slot
 
 log = logging.getLogger(__name__)
 
-# An empty claim although something is due met rows that another process has locked. It is retried
-# this often, each time after this pause in seconds.
-CONTENDED_CLAIMS = 3
-CONTENDED_PAUSE = 0.05
-# A claimed run that has not begun after these seconds is released.
-BEGIN_SECONDS = 1.0
 # What the reply waits for the beat's last bookkeeping after its time is up, in seconds.
 REPLY_GRACE = 0.5
+# The same where runs are handed over. It takes a moment, or two seconds if the broker hangs.
+HAND_OVER_GRACE = 5.0
 
 
 def run_beat(
@@ -53,24 +48,30 @@ def run_beat(
     without limit. `answer_early` returns after the first claim instead, while the beat goes on.
     Raises what kept the beat from working, such as DatabaseNotReadyError.
     """
-    beat = _Beat(heartbeat, source, wait)
+    started = BeatStarted(source)
+    heartbeat.notify(started)
+    beat = Beat(heartbeat, started, wait)
+    grace = REPLY_GRACE if beat.is_local else HAND_OVER_GRACE
+    answer_early = answer_early or not (wait or wait is None or beat.is_local)
     try:
         threading.Thread(target=beat.work, name="heartbeat-beat", daemon=True).start()
     except RuntimeError:  # the system gives no thread: the beat takes the caller's
         beat.work()
     answerable = beat.claimed if answer_early else beat.ended
-    answerable.wait(None if wait is None else wait + REPLY_GRACE)
+    answerable.wait(None if wait is None else wait + grace)
     if beat.error is not None:
         raise beat.error
     return beat.answer or replace(beat.tally.report(), goes_on=True)
 
 
-class _Beat:
+class Beat:
     """A beat in progress. Its own thread and those of its runs update its counts."""
 
-    def __init__(self, heartbeat: Heartbeat, source: str, wait: float | None) -> None:
-        self.heartbeat, self.tally = heartbeat, Tally(heartbeat, source)
-        self.gathering = Gathering()
+    def __init__(self, heartbeat: Heartbeat, started: BeatStarted, wait: float | None) -> None:
+        self.heartbeat, self.started = heartbeat, started
+        self.is_local = heartbeat.settings.executor == "local"
+        self.tally = Tally(heartbeat, started.source)
+        self.local = LocalRuns(self)
         self.deadline = self.tally.began + (threading.TIMEOUT_MAX if wait is None else wait)
         self.error: BaseException | None = None
         self.answer: BeatReport | None = None
@@ -82,6 +83,10 @@ class _Beat:
 
     def work(self) -> None:
         """Do all of the beat, and leave its answer or its error."""
+        with log_context(beat=self.tally):
+            self._work()
+
+    def _work(self) -> None:
         try:
             if self.heartbeat.executor.busy.is_set():
                 ensure_keeper(self.heartbeat)
@@ -90,7 +95,7 @@ class _Beat:
             goes_on = True
             while goes_on:
                 if self._look():
-                    self._record_and_claim()
+                    self._start_runs()
                 goes_on = self._wait_for_slot()
             if self.heartbeat.executor.abandoned:
                 self.ended.set()  # the process stops: the reply waits for no database
@@ -103,27 +108,29 @@ class _Beat:
             self.answer = replace(self.tally.report(), goes_on=True)
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
-            if self._seconds_left() <= 0:  # the caller no longer waits
-                details = describe_error(error, self.heartbeat.secrets())
-                log.error("a beat broke off\n%s", details["error_backtrace"])  # noqa: TRY400 - redacted
+            if self.seconds_left() <= 0:  # the caller no longer waits
+                log_broken_beat(error, self.heartbeat.secrets(), self.heartbeat.repeats)
         finally:
-            self._stop_gathering()
+            self.local.stop_gathering()
+            report = self.answer or self.tally.report()
+            row_id = self.tally.row_id
+            self.heartbeat.notify(BeatEnded(self.started, report, row_id, self.error))
             self.claimed.set()
             self.ended.set()
 
     def _do_chores(self) -> None:
         """Do what optional modules ask for. The answer stands: no chore changes or delays it."""
         self.claimed.set()
-        if self._seconds_left() <= 0:
+        if self.seconds_left() <= 0:
             self.ended.set()
         self.heartbeat.do_chores()
 
     def _look(self) -> bool:
         """Reap, and return whether there is anything to do. If not, the beat ends here."""
-        filters, left = self._ask(), self.found.due if self.found else 0
+        filters, left = self.ask(), self.found.due if self.found else 0
         with self.heartbeat.session() as session:
             now = self.heartbeat.clock.now()
-            found = self.found = look(session, self.heartbeat.flows, now, *filters)
+            found = self.found = look(session, self.heartbeat, now, *filters)
             suspects = expired_runs(session, now) if found.expired else ()
             if found.is_empty:
                 self.answer = self.tally.save(session)
@@ -132,67 +139,41 @@ class _Beat:
         if suspects:
             self.tally.count_reaped(reap(self.heartbeat, suspects))
         if found.ahead or suspects:  # which may have made flows due
-            self._anything_due()
+            self.anything_due()
         self.tally.count_due(max(self.found.due - left, 0))
         return not found.is_empty
 
-    def _record_and_claim(self) -> None:
-        """Record what has ended and claim what is next, until nothing is due or time is up."""
-        executor, contended, seconds = self.heartbeat.executor, 0, self._seconds_left()
-        while True:
-            freed, was_due = executor.freed, self.found.due if self.found else 0
-            room, runs = self._claim(ahead=seconds > 0)
-            freed += room.left  # by this claim, which knows of it
-            pause = min(seconds, seconds_to_slot(self.heartbeat, self.found))
-            if runs:
-                contended = 0
-            elif self.tally.in_progress == 0:
-                is_over = self.answer or executor.stopped or contended == CONTENDED_CLAIMS
-                if is_over or not self._anything_due():
-                    return
-                if room.free:
-                    fewer = self.found and self.found.due < was_due  # claimed, or disabled
-                    contended = 0 if fewer else contended + 1
-                    pause = min(pause, CONTENDED_PAUSE)
-            elif executor.is_behind:
-                pause = min(pause, BEGIN_SECONDS)
-            executor.wait_until_freed(freed, pause)
-            seconds = self._seconds_left()
-            self._release(0 if seconds <= 0 or executor.stopped else BEGIN_SECONDS)
-            if seconds <= 0 or executor.abandoned:
-                self._stop_gathering()
-                return
-
-    def _release(self, seconds: float) -> None:
-        """Release the runs that have waited for a worker for these seconds."""
-        if runs := self.heartbeat.executor.take_back(self._execute, seconds):
-            self.tally.count_released(runs)
-            give_up(self.heartbeat, runs)
+    def _start_runs(self) -> None:
+        if self.heartbeat.hand_over is None or self.is_local:
+            self.local.record_and_claim()
+        else:
+            self.heartbeat.hand_over(self)
 
     def _wait_for_slot(self) -> bool:
         """Wait for a slot that comes soon, if all else is done; return whether it has come."""
         slot = self.found and self.found.next_slot
-        if slot is None or self.tally.in_progress:
+        if slot is None or (self.is_local and self.tally.in_progress):
             return False
 
         def go_on() -> None:
             self.answer = None
             self.claimed.set()  # a beat that is answered early waits in the background
+            if self.seconds_left() <= 0:
+                self.ended.set()
 
-        # Slots that come one after the other must not keep a beat for ever.
-        deadline = min(self.deadline, self.tally.began + MAX_EARLY)
+        # Slots that come one after the other must not keep a beat for ever. Without workers of its
+        # own, a beat is answered before.
+        deadline = self.tally.began + MAX_EARLY
+        if self.is_local:
+            deadline = min(self.deadline, deadline)
         return wait_for_slot(self.heartbeat, slot, deadline, go_on)
 
-    def _seconds_left(self) -> float:
+    def seconds_left(self) -> float:
+        """Return how long the reply waits yet."""
         return self.deadline - self.heartbeat.clock.monotonic()
 
-    def _claim(self, *, ahead: bool) -> tuple[Room, list[ClaimedRun]]:
-        """Record and claim in one transaction; start the runs, and return them."""
-        self._ask()
-        successes = self.gathering.take()
-        with self.heartbeat.executor.reserve(ahead=ahead) as room:
-            runs = self._write(successes, room.free)
-            room.taken = len(runs)
+    def count_claimed(self, runs: Sequence[ClaimedRun]) -> None:
+        """Count claimed runs, and hold flows that have caught up enough in this beat."""
         self.tally.count_claimed(runs)
         if runs:
             self.answer = None
@@ -201,100 +182,49 @@ class _Beat:
             self.claims[run.data_flow_id] += flows[run.handler].catch_up == "all"
             if self.claims[run.data_flow_id] >= limit:
                 self.verdicts[run.data_flow_id] = False
-            self.heartbeat.executor.start(self._execute, run)
-        self.claimed.set()
-        return room, runs
 
-    def _write(self, successes: Sequence[Success], room: int) -> list[ClaimedRun]:
-        """Record successes and claim runs for the `room` there is, in one transaction.
+    def count_ended(self, waiting: set[int]) -> bool:
+        """Count the runs of these ids, which workers of Celery execute, that have ended.
 
-        A success that it does not record is recorded alone, on another thread.
+        They are removed from `waiting`. Return whether there are any.
         """
-        if not successes and not room:
-            return []
-
-        def step(session: Session) -> tuple[set[str], list[ClaimedRun], int | None]:
-            recorded = record_successes(session, successes) if successes else set[str]()
-            # With its last run the beat looks first whether there is anything to claim.
-            is_last = room and recorded and self.tally.in_progress == len(recorded)
-            if not room or (is_last and not self._look_again(session, len(recorded))):
-                return recorded, [], self.tally.row_id
-            runs = claim(session, self.heartbeat, room, self.verdicts)
-            claimed.extend(runs)
-            return (
-                recorded,
-                runs,
-                self.tally.row_id or self.tally.insert(session),
-            )
-
-        try:
-            with remember_claims(self.heartbeat) as claimed:
-                recorded, runs, self.tally.row_id = self.heartbeat.transact(step)
-        except Exception as error:
-            if not successes:
-                raise
-            cause = describe_error(error, self.heartbeat.secrets())["error_message"]
-            log.warning("%d successes are recorded one by one: %s", len(successes), cause)
-            self.answer = None
-            self._record_apart(successes)
-            return self._write([], room)
-        left = [success for success in successes if success.run.claim_id not in recorded]
-        self.tally.count_ended(RunStatus.SUCCESS, len(recorded))
-        self.heartbeat.executor.end(*recorded)
-        if left:
-            self._record_apart(left)
-        return runs
-
-    def _record_apart(self, successes: Sequence[Success]) -> None:
-        def on_end(success: Success, status: RunStatus) -> None:
-            self.tally.count_ended(status)
-            self.heartbeat.executor.end(success.run.claim_id)
-            self.heartbeat.executor.wake()
-
-        record_apart(self.heartbeat, successes, on_end)
-
-    def _stop_gathering(self) -> None:
-        """Record the successes that are left. Runs that end from now on record their own."""
-        if left := self.gathering.take(last=True):
-            self._write(left, room=0)
-
-    def _execute(self, run: ClaimedRun) -> RunStatus | None:
-        status: RunStatus | None = RunStatus.FAILED
-        try:
-            status = self._end_of(run)
-        finally:
-            if status:
+        if not waiting:
+            return False
+        mine = select(DataFlowRun.id, DataFlowRun.status).where(DataFlowRun.id.in_(waiting))
+        with self.heartbeat.session() as session:
+            statuses = {run.id: run.status for run in session.execute(mine)}
+        ended = set[int]()
+        for run_id in waiting:
+            # A run that was removed with its flow counts as failed.
+            status = RunStatus(statuses.get(run_id, RunStatus.FAILED))
+            if status in {RunStatus.SUCCESS, RunStatus.FAILED}:
                 self.tally.count_ended(status)
-        return status
+                ended.add(run_id)
+        waiting -= ended
+        return bool(ended)
 
-    def _end_of(self, run: ClaimedRun) -> RunStatus | None:
-        """Execute a run; return its status, or None if the next transaction records its success."""
-        ended = execute_flow(self.heartbeat, run)
-        if not isinstance(ended, Success):
-            return ended
-        return None if self.gathering.add(ended) else record_success(self.heartbeat, ended)
-
-    def _ask(self) -> tuple[ColumnElement[bool], ...]:
+    def ask(self) -> tuple[ColumnElement[bool], ...]:
         """Check the conditions of newly due flows, which may take long; return the filters."""
         check = self.heartbeat.check_conditions
         if check is not None and any(flow.when for flow in self.heartbeat.flows.values()):
-            self._stop_gathering()
+            self.local.stop_gathering()
             check(self.heartbeat, self.verdicts)
         return eligibility_filters(self.heartbeat, self.verdicts)
 
-    def _anything_due(self) -> bool:
-        self._ask()
+    def anything_due(self) -> bool:
+        """Check conditions and look again; the beat ends if nothing is due and all runs ended."""
+        self.ask()
         with self.heartbeat.session() as session:
-            return self._look_again(session)
+            return self.look_again(session)
 
-    def _look_again(self, session: Session, recorded: int = 0) -> bool:
+    def look_again(self, session: Session, recorded: int = 0) -> bool:
         """Return whether anything is due; save the beat's row if not, and if all runs have ended.
 
         recorded: how many successes the transaction of `session` has recorded.
         """
         heartbeat, now = self.heartbeat, self.heartbeat.clock.now()
         filters = eligibility_filters(heartbeat, self.verdicts)
-        found = self.found = look(session, heartbeat.flows, now, *filters)
+        found = self.found = look(session, heartbeat, now, *filters)
         if not found.due and self.tally.in_progress == recorded:
             self.answer = self.tally.save(session, recorded)
         return bool(found.due)

@@ -4,12 +4,13 @@ Lock order here and everywhere: the flow's row, then the run's, by id. Who inser
 lock of its flow.
 """
 
+import logging
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, Table, Text, bindparam, cast, select
+from sqlalchemy import ColumnElement, Row, Select, Table, Text, bindparam, cast, select, update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -19,7 +20,7 @@ from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..run import ClaimedRun
 from ..schedules.every import Due
 from .due import IS_DUE, IS_PENDING, FlowRow, due_of, eligibility_filters, query_params, window_of
-from .finish import disable
+from .finish import disable, one_more
 from .unreadable import keep_readable, problem_of
 
 # What a claim reads of a flow. The configuration is read as text and parsed by the run: an invalid
@@ -31,6 +32,8 @@ READ = (
     cast(DataFlow.configuration, Text).label("configuration"),
 )
 MAX_BIG_INTEGER = 2**63 - 1  # of a column
+log = logging.getLogger(__name__)
+
 NO_VERDICTS: Mapping[int, bool] = {}
 # Pending runs are rare: the query for due flows also reports whether there are any.
 _ANY_PENDING = DataFlowRun.pending().order_by(None).exists().label("any_pending")
@@ -41,6 +44,15 @@ _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).whe
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("limit"))
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
+# By id, so that flows are locked in the same order everywhere.
+_LOCK_FLOWS = select(*READ).where(DataFlow.id.in_(bindparam("flows", expanding=True)))
+_LOCK_FLOWS = _LOCK_FLOWS.order_by(DataFlow.id).with_for_update(skip_locked=True)
+_PENDING_OF_FLOWS = (
+    select(*_RUN.c)
+    .join(DataFlowRun.data_flow)
+    .where(DataFlowRun.data_flow_id.in_(bindparam("flows", expanding=True)), *IS_PENDING)
+    .order_by(DataFlowRun.data_flow_id)
+)
 
 
 def claim(
@@ -48,10 +60,13 @@ def claim(
     heartbeat: Heartbeat,
     limit: int,
     verdicts: Mapping[int, bool] = NO_VERDICTS,
+    *,
+    hand_over: bool = False,
 ) -> list[ClaimedRun]:
     """Claim at most `limit` runs: first what is pending, then what is due, most overdue first.
 
     verdicts: whether flows may run, by id, as far as this beat has checked their conditions.
+    hand_over: leave the runs `pending`, for the workers of Celery, which take them one by one.
 
     The caller commits; then the runs are this process's to execute. Rows that another process holds
     are passed over, not waited for, so an empty list does not mean that nothing is due.
@@ -59,11 +74,12 @@ def claim(
     begin_writing(session, heartbeat.waiting_beats)
     free, known = eligibility_filters(heartbeat, verdicts), heartbeat.flows
     statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
-    asked = query_params(heartbeat.clock.now(), known) | {"limit": limit}
+    redeliver_after = heartbeat.redeliver_after
+    asked = query_params(heartbeat.clock.now(), known, redeliver_after) | {"limit": limit}
     flows, runs = session.connection().execute(statement, asked).all(), list[ClaimedRun]()
     if not flows or flows[0].any_pending:
         waiting = session.connection().scalars(_FIND_PENDING, asked).all()
-        runs = take_pending(session, heartbeat, waiting)
+        runs = take_pending(session, heartbeat, waiting, hand_over=hand_over)
         flows = flows[: limit - len(runs)]
     # Read after locking: this process may have been suspended while others ran these flows.
     now = heartbeat.clock.now()
@@ -72,33 +88,37 @@ def claim(
     flows = [flow for flow in flows if flow.handler in known]
     # A flow that became due after the conditions were checked waits for the next check.
     flows = [flow for flow in flows if verdicts.get(flow.id, not known[flow.handler].when)]
-    return runs + _take_slots(session, heartbeat, flows, now)
+    return runs + _take_slots(session, heartbeat, flows, now, hand_over=hand_over)
 
 
 def take_pending(
-    session: Session, heartbeat: Heartbeat, flow_ids: Sequence[int]
+    session: Session, heartbeat: Heartbeat, flow_ids: Sequence[int], *, hand_over: bool = False
 ) -> list[ClaimedRun]:
-    """Take the pending runs of those flows whose rows nobody else holds. The caller commits."""
-    locked, now = _lock(session, DataFlow.id.in_(flow_ids)), heartbeat.clock.now()
+    """Take the pending runs of those flows whose rows nobody else holds. The caller commits.
+
+    hand_over: leave them `pending`, and pass over those that were handed over not long ago.
+    """
+    connection = session.connection()
+    locked = connection.execute(_LOCK_FLOWS, {"flows": [*flow_ids]}).all()
+    now = heartbeat.clock.now()
     flows = {flow.id: flow for flow in keep_readable(session, now, locked)}
+    redeliver_after = heartbeat.redeliver_after if hand_over else None
+    asked = query_params(now, heartbeat.flows, redeliver_after) | {"flows": [*flows]}
     # Read again under the lock: another process may have taken them since.
-    found = session.execute(
-        select(*_RUN.c)
-        .join(DataFlowRun.data_flow)
-        .where(DataFlowRun.data_flow_id.in_(flows), *IS_PENDING)
-        .order_by(DataFlowRun.data_flow_id),
-        query_params(now, heartbeat.flows),
-    ).all()
+    found = connection.execute(_PENDING_OF_FLOWS, asked).all()
+    take = _handed_over if hand_over else _taken
     runs, changes = list[ClaimedRun](), list[dict[str, Any]]()
     for row in found:
         if problem := problem_of(row):
             disable(session, row.data_flow_id, str(problem), now)
             continue
         flow = flows[row.data_flow_id]
-        change = _taken(heartbeat, flow, row._asdict(), now)
+        change = take(heartbeat, flow, row._asdict(), now)
         changes.append({"id": row.id, **change})
         runs.append(_claimed(flow, {**row._asdict(), **change}))
     _change(session, _RUN, changes)
+    if hand_over:
+        _count_redeliveries(session, runs, found)
     # The first run of a flow starts its windows: it may fail.
     first = [run for run in runs if flows[run.data_flow_id].window_starts_at is None]
     first = [run for run in first if run.trigger != Trigger.BACKFILL]
@@ -110,14 +130,38 @@ def take_pending(
     return runs
 
 
+def _count_redeliveries(
+    session: Session, runs: Sequence[ClaimedRun], before: Sequence[Row[*tuple[Any, ...]]]
+) -> None:
+    """Count and log those of `runs` that were handed over `before`, too: no worker began them."""
+    sent = {row.id: row.sent_at for row in before if row.sent_at is not None}
+    again = [run for run in runs if run.id in sent]
+    for run in again:
+        message = "run %d of %s is sent again: no worker has begun it since %s"
+        log.warning(message, run.id, run.flow_name, sent[run.id])
+    for own, count, ids in (
+        (_RUN, _RUN.c.redeliveries, [run.id for run in again]),
+        (_FLOW, _FLOW.c.redelivered_count, [run.data_flow_id for run in again]),
+    ):
+        if ids:
+            change = update(own).where(own.c.id.in_(ids))
+            session.connection().execute(change.values({count.name: one_more(count)}))
+
+
 def _take_slots(
-    session: Session, heartbeat: Heartbeat, flows: Sequence[FlowRow], now: datetime
+    session: Session,
+    heartbeat: Heartbeat,
+    flows: Sequence[FlowRow],
+    now: datetime,
+    *,
+    hand_over: bool,
 ) -> list[ClaimedRun]:
     """Insert a run for each slot that is due, and set where its flow goes on.
 
     A flow without a due slot moves on without a run. One whose slot has its run already, made by
     hand, does too; one that has another active run stays as it is.
     """
+    take = _handed_over if hand_over else _taken
     wanted, changes = list[tuple[FlowRow, dict[str, object]]](), dict[int, dict[str, object]]()
     for flow in flows:
         try:
@@ -128,8 +172,8 @@ def _take_slots(
             continue
         if found.slot:
             slots = {"scheduled_for": found.slot, "missed_slots": _missed_slots(flow, found)}
-            wanted.append((flow, slots))
-    runs = _insert(session, heartbeat, now, wanted)
+            wanted.append((flow, {**slots, **take(heartbeat, flow, slots, now)}))
+    runs = _insert(session, now, wanted)
     if len(runs) < len(wanted):
         refused = {flow.id for flow, _ in wanted} - {run.data_flow_id for run in runs}
         others = _active(refused, _RUN.c.data_flow_id)
@@ -165,19 +209,13 @@ def _change(session: Session, own: Table, rows: Sequence[Mapping[str, Any]]) -> 
 
 
 def _insert(
-    session: Session,
-    heartbeat: Heartbeat,
-    now: datetime,
-    wanted: Sequence[tuple[FlowRow, Mapping[str, object]]],
+    session: Session, now: datetime, wanted: Sequence[tuple[FlowRow, Mapping[str, Any]]]
 ) -> list[ClaimedRun]:
-    """Insert a run for each flow, ours from the start; return those that the database takes."""
+    """Insert a run for each flow, with these values; return those that the database takes."""
     if not wanted:
         return []
     new = {"created_at": now, "trigger": Trigger.SCHEDULE.value, "attempt": 1}
-    rows = [
-        {"data_flow_id": flow.id, **new, **run, **_taken(heartbeat, flow, run, now)}
-        for flow, run in wanted
-    ]
+    rows = [{"data_flow_id": flow.id, **new, **run} for flow, run in wanted]
     active = _active([flow.id for flow, _ in wanted], _RUN.c.claim_id, _RUN.c.id)
     connection = session.connection()
     ids = backend_of(connection).insert_new(connection, _RUN, rows, "claim_id", active)
@@ -208,15 +246,22 @@ def _taken(
     }
 
 
+def _handed_over(
+    heartbeat: Heartbeat, flow: FlowRow, run: Mapping[str, Any], now: datetime
+) -> dict[str, Any]:
+    """Return what makes a run wait for the worker that gets its message, without a lease."""
+    return {
+        **_taken(heartbeat, flow, run, now),
+        "status": RunStatus.PENDING.value,
+        "lease_expires_at": None,
+        "started_at": None,
+        "sent_at": now,
+    }
+
+
 def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
     known = {**flow._asdict(), "flow_name": flow.name, **run}
     return ClaimedRun(**{name: known[name] for name in ClaimedRun.__slots__})
-
-
-def _lock(session: Session, *conditions: ColumnElement[bool], **asked: object) -> Sequence[FlowRow]:
-    """Lock the flows that fulfil `conditions` and that nobody else holds, by id."""
-    statement = select(*READ).where(*conditions).order_by(DataFlow.id)
-    return session.connection().execute(statement.with_for_update(skip_locked=True), asked).all()
 
 
 def _active(flow_ids: Collection[int], *columns: ColumnElement[Any]) -> Select[*tuple[Any, ...]]:

@@ -12,9 +12,10 @@ from ..db import backend_of
 from ..db.flow_session import FlowSession, ending, flow_transaction
 from ..definition import FlowDefinition
 from ..errors import ClaimLostError, ConfigurationError, HandlerNotRegisteredError, ResultError
+from ..events import RunStarted
 from ..json_values import json_problem, parse_json
+from ..log_context import log_context
 from ..models import RunStatus
-from ..printing import printable
 from ..redaction import describe_error
 from ..run import ClaimedRun, Run, Window
 from ..run_log import RunLog
@@ -39,6 +40,12 @@ def execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
     flow raises, `SystemExit` included, is recorded in a transaction of its own, after its writes
     have been rolled back.
     """
+    with log_context(flow=run.flow_name, run_id=run.id):
+        return _execute_flow(heartbeat, run)
+
+
+def _execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
+    heartbeat.notify(RunStarted(run))
     run_log = RunLog(run.flow_name, heartbeat.secrets)
     began = heartbeat.clock.monotonic()
 
@@ -47,11 +54,11 @@ def execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
         return {"duration": duration, "log": run_log.text(heartbeat.secrets)}
 
     try:
-        definition = heartbeat.flows.get(run.handler)
-        if definition and definition.timeout and heartbeat.execute_in_subprocess:
+        definition = _definition_of(heartbeat, run)
+        if definition.timeout and heartbeat.execute_in_subprocess:
             return heartbeat.execute_in_subprocess(run, definition, run_log)
         with flow_transaction(heartbeat.flow_engine) as session:
-            result = _call(heartbeat, run, session, run_log)
+            result = call_in_session(definition, run, session, run_log)
             values = {"result": result, **measured()}
             has_begun = session.manager is not None
             if not has_begun:
@@ -68,22 +75,32 @@ def execute_flow(heartbeat: Heartbeat, run: ClaimedRun) -> RunStatus | Success:
         # It would keep the record of this run, and all that others write, from SQLite.
         backend_of(heartbeat.flow_engine).end_left_transaction(heartbeat.flow_engine)
         details = describe_error(error, heartbeat.secrets())
-        kind, message = details["error_type"], details["error_message"]
-        log.warning("%s failed: %s: %s", run.flow_name, kind, printable(message))
         disabled_reason = None
         if is_a(error, ConfigurationError) and error.is_unreadable:
             disabled_reason = str(error)
         return record_failure(heartbeat, run, details | measured(), disabled_reason)
-    # No line of its own in production: the history has it.
-    log.debug("%s succeeded: run %d", run.flow_name, run.id)
+    success = Success(run, heartbeat.clock.now(), values)
     # Where its session has not begun, nothing of the flow may be committed with its success.
-    return RunStatus.SUCCESS if has_begun else Success(run, heartbeat.clock.now(), values)
+    if not has_begun:
+        return success
+    heartbeat.notify(success.event())
+    return RunStatus.SUCCESS
 
 
-def _call(heartbeat: Heartbeat, run: ClaimedRun, session: FlowSession, run_log: RunLog) -> object:
-    definition = heartbeat.flows.get(run.handler)
-    if definition is None:
+def _definition_of(heartbeat: Heartbeat, run: ClaimedRun) -> FlowDefinition:
+    if (definition := heartbeat.flows.get(run.handler)) is None:
         raise HandlerNotRegisteredError(run.flow_name, run.handler)
+    return definition
+
+
+def call_in_session(
+    definition: FlowDefinition, run: ClaimedRun, session: FlowSession, run_log: RunLog
+) -> object:
+    """Call a run's flow with its session, and flush what it wrote; return its result.
+
+    Raises what the flow raises, and what forbids a success, such as a database error that the flow
+    has swallowed. From then on the session refuses all other threads.
+    """
     result = call_flow(
         definition.function,
         Run(

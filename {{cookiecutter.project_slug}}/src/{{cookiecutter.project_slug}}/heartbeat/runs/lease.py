@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from ..core import Heartbeat
 from ..db import Limits, answer_within, begin_writing, limit_transaction
 from ..models import DataFlowRun
-from ..redaction import describe_error
+from ..redaction import error_text, short_error
 from ..run import ClaimedRun
 
 # How often the keeper looks at the clock, in seconds; also how soon it retries what it could not
@@ -103,7 +103,7 @@ def _keep_while_at_work(heartbeat: Heartbeat) -> None:
                 if not renew(heartbeat, runs):
                     wall, ticks = clock.now(), clock.monotonic()
             except Exception as error:  # noqa: BLE001 - whatever it is, renewal goes on
-                details = describe_error(error, heartbeat.secrets())
-                message = "%d leases could not be renewed: retrying\n%s"
-                log.error(message, len(runs), details["error_backtrace"])  # noqa: TRY400 - redacted
+                message = "%d leases could not be renewed: retrying: %s"
+                cause = short_error(error_text(error, heartbeat.secrets()))
+                heartbeat.repeats.log(log, logging.ERROR, message, len(runs), cause, key="lease")
         time.sleep(LOOK_EVERY)

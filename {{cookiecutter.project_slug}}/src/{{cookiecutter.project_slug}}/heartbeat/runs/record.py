@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 from ..core import Heartbeat
 from ..db import reason
 from ..errors import ClaimLostError
+from ..log_context import log_context
 from ..models import DataFlowRun, RunStatus
-from ..redaction import as_ascii, describe_error
+from ..redaction import as_ascii, describe_error, short_error
 from ..run import ClaimedRun
 
 _Result = TypeVar("_Result")
@@ -36,7 +37,7 @@ def record(
     try:
         return heartbeat.transact(lambda session: step(session, values))
     except REFUSED_TEXT as error:
-        message = describe_error(error, heartbeat.secrets())["error_message"]
+        message = short_error(describe_error(error, heartbeat.secrets())["error_message"])
         log.warning("a record is stored in ASCII, since the database refuses it: %s", message)
         return heartbeat.transact(lambda session: step(session, as_ascii(values)))
 
@@ -46,18 +47,25 @@ def write_end(heartbeat: Heartbeat, run: ClaimedRun, write: Callable[[], RunStat
 
     Return the status that the run has then.
     """
+    with log_context(flow=run.flow_name, run_id=run.id):
+        return _write_end(heartbeat, run, write)
+
+
+def _write_end(heartbeat: Heartbeat, run: ClaimedRun, write: Callable[[], RunStatus]) -> RunStatus:
     clock, pause = heartbeat.clock, FIRST_PAUSE
     until = clock.monotonic() + heartbeat.settings.lease
     while True:
         try:
             return _write_once(heartbeat, run, write)
         except SQLAlchemyError as error:
-            cause = reason(error) if isinstance(error, DBAPIError) else str(error)
-            problem = f"the end of run {run.id} could not be recorded ({cause})"
+            cause = reason(error) if isinstance(error, DBAPIError) else short_error(str(error))
+            problem = "the end of run %d could not be recorded (%s)"
             if clock.monotonic() > until or heartbeat.executor.abandoned:
-                log.error("%s: it is reaped when its lease ends", problem)  # noqa: TRY400 - the cause says it all
+                message = f"{problem}: it is reaped when its lease ends"
+                log.error(message, run.id, cause)  # noqa: TRY400 - the cause says it all
                 return RunStatus.FAILED
-            log.warning("%s: retrying in %g s", problem, pause)
+            message, level = f"{problem}: it is retried until its lease ends", logging.WARNING
+            heartbeat.repeats.log(log, level, message, run.id, cause, key=run.id)
         clock.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -1,5 +1,6 @@
 """Registration: creates and updates the rows of the flows that are declared in code."""
 
+import logging
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
@@ -17,6 +18,8 @@ from ..models import DataFlow
 from ..schedules.rule import first_slot, rescheduled
 from .retry import OPTIONS
 from .unreadable import problem_of
+
+log = logging.getLogger(__name__)
 
 
 def register(heartbeat: Heartbeat) -> None:
@@ -74,21 +77,30 @@ def new_row(definition: FlowDefinition, now: datetime) -> DataFlow:
         description=definition.description,
         configuration=definition.new_configuration(),
         **definition.failure_options(),
+        alarm_check_at=now if definition.expect_success_within else None,
         created_at=now,
         updated_at=now,
     )
 
 
-def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
-    now = heartbeat.clock.now()
+def declared_row(definition: FlowDefinition, now: datetime) -> DataFlow:
+    """Return the row for a flow that is new in the code."""
     flow = new_row(definition, now)
     flow.name = definition.name
     flow.declared_schedule = definition.schedule
     _set_schedule(flow, definition)
     flow.next_run_at = first_slot(definition.rule, now, definition.start)
+    return flow
+
+
+def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+    flow = declared_row(definition, heartbeat.clock.now())
     # Another process may have inserted the same row.
-    with suppress(IntegrityError), heartbeat.session() as session:
-        session.add(flow)
+    with suppress(IntegrityError):
+        with heartbeat.session() as session:
+            session.add(flow)
+        name = definition.name
+        log.info("flow %s is registered: %s", name, definition.schedule, extra={"flow": name})
 
 
 def _set_schedule(flow: DataFlow, definition: FlowDefinition) -> None:
@@ -102,6 +114,7 @@ def _adopt_schedules(heartbeat: Heartbeat, changed: set[str]) -> None:
     declared = select(DataFlow).where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
     # Without the configuration: an unreadable one is reported by the flow's runs.
     rows = declared.options(defer(DataFlow.configuration)).order_by(DataFlow.id).with_for_update()
+    lines: list[tuple[str, str, str]] = []
     with heartbeat.session() as session:
         begin_writing(session)
         now = heartbeat.clock.now()
@@ -110,9 +123,14 @@ def _adopt_schedules(heartbeat: Heartbeat, changed: set[str]) -> None:
             if row.declared_schedule == definition.schedule or problem_of(row):
                 continue
             # The row may have been changed by hand.
+            outcome = "keeps its own schedule; the code now declares"
             with suppress(ScheduleError):
                 if str(definition.rule_of(row)) == row.declared_schedule:
                     _set_schedule(row, definition)
                     row.next_run_at = rescheduled(definition.rule, row.last_slot_at, now)
+                    outcome = "has adopted the schedule that the code now declares"
             row.declared_schedule = definition.schedule
             row.updated_at = now
+            lines.append((row.name, outcome, definition.schedule))
+    for line in lines:
+        log.info("flow %s %s: %s", *line, extra={"flow": line[0]})

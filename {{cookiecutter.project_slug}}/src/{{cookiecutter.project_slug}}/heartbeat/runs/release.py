@@ -8,13 +8,13 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, contains_eager
 
 from ..core import Heartbeat
 from ..db import begin_writing
-from ..models import DataFlow, DataFlowRun, Trigger
+from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..run import ClaimedRun
 from .finish import cancel
 from .lease import ensure_keeper
@@ -79,5 +79,17 @@ def release(session: Session, heartbeat: Heartbeat, claims: Iterable[str]) -> li
             log.info("run %d of %s has not begun: released", run.id, run.data_flow.name)
             run.release()
         else:
-            cancel(session, run, "its flow was disabled before it began", now)
+            cancel(session, [run], "its flow was disabled before it began", now)
     return released
+
+
+def mark_unsent(heartbeat: Heartbeat, runs: Sequence[ClaimedRun]) -> None:
+    """Note that pending runs were not handed over after all, so that the next beat does it."""
+    mine = DataFlowRun.id.in_([run.id for run in runs])
+    pending = update(DataFlowRun).where(mine, DataFlowRun.status == RunStatus.PENDING.value)
+
+    def work(session: Session) -> None:
+        begin_writing(session)
+        session.execute(pending.values(sent_at=None))
+
+    heartbeat.transact(work)

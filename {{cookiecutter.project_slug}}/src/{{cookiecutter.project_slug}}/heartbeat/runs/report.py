@@ -2,8 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import bindparam, insert, update
@@ -11,38 +10,13 @@ from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import begin_writing
+from ..events import BeatReport
 from ..models import DataFlowBeat, RunStatus, table_of
 from ..run import ClaimedRun
 
 # On the table: see `finish.py`.
 _BEAT = table_of(DataFlowBeat)
 _CHANGE_BEAT = update(_BEAT).where(_BEAT.c.id == bindparam("beat"))
-
-
-@dataclass(slots=True)
-class BeatReport:
-    """What a beat found and did: the members of the reply. `duration` is in seconds.
-
-    flows_due: the flows that were due or had a pending run when the beat came, and those that
-        became due by reaping or whose slot the beat has waited for.
-    goes_on: whether the beat is answered before it has ended.
-    """
-
-    timestamp: datetime
-    flows_due: int = 0
-    flows_triggered: int = 0
-    flows_succeeded: int = 0
-    flows_failed: int = 0
-    flows_in_progress: int = 0
-    runs_reaped: int = 0
-    duration: float = 0.0
-    goes_on: bool = False
-    run_ids: list[int] = field(default_factory=list)
-
-    def counts(self) -> dict[str, Any]:
-        """Return the counts and the duration, for the beat's row."""
-        left_out = {"timestamp", "goes_on", "run_ids"}
-        return {name: getattr(self, name) for name in self.__slots__ if name not in left_out}
 
 
 class Tally:
@@ -65,6 +39,10 @@ class Tally:
         with self._changing:
             duration = round(self._heartbeat.clock.monotonic() - self.began, 6)
             return replace(self._so_far, duration=duration, run_ids=[*self._so_far.run_ids])
+
+    def add_note(self, note: str) -> None:
+        """Add a sentence for the caller to the reply."""
+        self._so_far.note = note
 
     def count_due(self, flows: int) -> None:
         """Count flows that are due."""

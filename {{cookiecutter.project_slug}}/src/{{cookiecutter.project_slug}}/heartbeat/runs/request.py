@@ -3,7 +3,9 @@
 Functions with a `session` are steps within a transaction, which the caller commits.
 """
 
-from sqlalchemy import select
+from collections.abc import Sequence
+
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from .. import errors
@@ -18,32 +20,67 @@ from .claim import take_pending
 from .release import remember_claims
 from .unreadable import require_readable
 
+_FLOW_OF_PENDING = select(DataFlowRun.data_flow_id).where(
+    DataFlowRun.id == bindparam("run"), DataFlowRun.status == RunStatus.PENDING.value
+)
 
-def claim_now(heartbeat: Heartbeat, name: str) -> ClaimedRun:
+
+def claim_now(heartbeat: Heartbeat, name: str, window: Window | None = None) -> ClaimedRun:
     """Request a run of the flow called `name`, and claim it, in one transaction.
 
-    Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
+    window: makes it a run of a backfill. Raises UnknownFlowError, HandlerNotRegisteredError, or
+    ActiveRunError.
     """
     with remember_claims(heartbeat) as claimed:
 
         def work(session: Session) -> ClaimedRun:
-            claimed.append(claim_by_hand(session, heartbeat, name))
+            claimed.append(claim_by_hand(session, heartbeat, name, window))
             return claimed[-1]
 
         return heartbeat.transact(work)
 
 
-def claim_by_hand(session: Session, heartbeat: Heartbeat, name: str) -> ClaimedRun:
+def claim_pending(heartbeat: Heartbeat, run_id: int) -> ClaimedRun | None:
+    """Claim a run that is pending; return None if it is not, or no longer."""
+    with remember_claims(heartbeat) as claimed:
+
+        def work(session: Session) -> list[ClaimedRun]:
+            begin_writing(session)
+            flows = session.connection().scalars(_FLOW_OF_PENDING, {"run": run_id}).all()
+            runs = take_pending(session, heartbeat, flows)
+            claimed.extend(runs)
+            return runs
+
+        # A flow has one run that is pending, at most.
+        return next(iter(heartbeat.transact(work)), None)
+
+
+def claim_requested(
+    heartbeat: Heartbeat, flow_ids: Sequence[int], *, hand_over: bool = False
+) -> list[ClaimedRun]:
+    """Claim the pending runs of these flows, as far as nobody else has taken them.
+
+    hand_over: leave them `pending`, for the workers of Celery.
+    """
+
+    def work(session: Session) -> list[ClaimedRun]:
+        begin_writing(session, heartbeat.waiting_operators)
+        return take_pending(session, heartbeat, flow_ids, hand_over=hand_over)
+
+    return heartbeat.transact(work)
+
+
+def claim_by_hand(
+    session: Session, heartbeat: Heartbeat, name: str, window: Window | None = None
+) -> ClaimedRun:
     """Request a run of the flow called `name`, and claim it. The caller commits.
 
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
     flow = lock_flow(session, heartbeat, name)
-    ask_for_run(session, heartbeat, flow)
-    runs = take_pending(session, heartbeat, [flow.id])
-    if not runs:  # a retry that waits until its flow is enabled again
-        raise errors.ActiveRunError(flow.name)
-    return runs[0]
+    ask_for_run(session, heartbeat, flow, window)
+    [run] = take_pending(session, heartbeat, [flow.id])
+    return run
 
 
 def ask_for_run(
@@ -55,24 +92,34 @@ def ask_for_run(
     at once instead. Raises HandlerNotRegisteredError, InputError if the flow's configuration does
     not fit, or ActiveRunError while another run has not ended.
     """
+    run = requested_run(heartbeat, flow, active_run(session, flow), window)
+    session.add(run)
+    session.flush()
+    return run.id
+
+
+def requested_run(
+    heartbeat: Heartbeat, flow: DataFlow, run: DataFlowRun | None, window: Window | None = None
+) -> DataFlowRun:
+    """Return the pending run of `ask_for_run`, for a flow whose active run is `run`."""
     if (definition := heartbeat.flows.get(flow.handler)) is None:
         raise errors.HandlerNotRegisteredError(flow.name, flow.handler)
     require_readable(flow)
     check_configuration(definition, flow)
-    if (run := active_run(session, flow)) is None:
+    # That of a disabled flow waits until the flow is enabled again.
+    is_waiting_retry = run and (run.status, run.trigger) == (RunStatus.PENDING, Trigger.RETRY)
+    if run is None:
         run = DataFlowRun(data_flow_id=flow.id, created_at=heartbeat.clock.now())
         run.trigger = Trigger.MANUAL.value
         if window:
             run.trigger = Trigger.BACKFILL.value
             run.window_start = window.start
             run.window_end = window.end
-    elif window or (run.status, run.trigger) != (RunStatus.PENDING, Trigger.RETRY):
+    elif window or not flow.enabled or not is_waiting_retry:
         raise errors.ActiveRunError(flow.name)
     require_readable(run)
     run.not_before = None
-    session.add(run)
-    session.flush()
-    return run.id
+    return run
 
 
 def lock_flow(session: Session, heartbeat: Heartbeat, name: str) -> DataFlow:

@@ -8,6 +8,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from ..definition import FlowDefinition
+from ..events import FlowDisabled, after_commit
 from ..models import DataFlow, DataFlowRun, Trigger
 from ..run import ClaimedRun
 
@@ -22,7 +23,7 @@ NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": 
 
 # The columns of `FlowDefinition.failure_options`.
 OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
-_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
+_READ = select(DataFlow.name, DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
 
 
 def follow_failure(
@@ -32,15 +33,15 @@ def follow_failure(
     now: datetime,
     *,
     lost: bool = False,
-) -> None:
-    """Insert a retry for the slot of a failed run, or pause its flow.
+) -> datetime | None:
+    """Insert a retry for the slot of a failed run, or pause its flow; return when it is retried.
 
     Called in the transaction that has recorded the failure and has locked the flow's row. The
     options are read from that row, since this process may not know the handler. For a run that was
     `lost` with its process, `on_lost` decides instead of `retries`, and the retry has no delay.
     """
     if run.trigger == Trigger.BACKFILL:
-        return
+        return None
     flow = session.execute(_READ.where(DataFlow.id == run.data_flow_id)).one()
     options = _options(flow, definition)
     if lost:
@@ -55,6 +56,7 @@ def follow_failure(
         reason = f"paused after {failures} failures in a row, the last of them run {run.id}"
         pause = update(DataFlow).where(DataFlow.id == run.data_flow_id)
         session.execute(pause.values(enabled=False, disabled_reason=reason, updated_at=now))
+        after_commit(session, FlowDisabled(run.data_flow_id, flow.name, reason))
     elif due_again and flow.enabled:
         attempt = DataFlowRun(
             data_flow_id=run.data_flow_id,
@@ -69,6 +71,8 @@ def follow_failure(
             updated_at=now,
         )
         session.add(attempt)
+        return attempt.not_before or now
+    return None
 
 
 def _options(flow: Any, definition: FlowDefinition | None) -> Mapping[str, Any]:

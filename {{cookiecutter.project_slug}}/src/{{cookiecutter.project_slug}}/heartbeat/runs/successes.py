@@ -1,5 +1,6 @@
 """Successes of runs that have written nothing through their session: recorded together."""
 
+import contextvars
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -7,22 +8,27 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import BigInteger, ColumnElement, Double, bindparam, select, type_coerce
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
 from ..db import backend_of, begin_writing, is_unavailable
+from ..events import RunEnded, after_commit
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..redaction import describe_error
 from ..run import ClaimedRun
-from .finish import finish, flow_values, record_failure, run_values
+from .finish import end_of, finish, flow_values, one_more, record_failure, run_values
 from .record import write_end
 
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
 # What else holds these rows, a renewal for example, is not waited for.
-_LOCK_FLOWS = select(_FLOW.c.id).where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
+# Numbers, whatever SQLite holds.
+_COUNT = type_coerce(one_more(_FLOW.c.success_count), BigInteger())
+_SECONDS: ColumnElement[float] = type_coerce(_FLOW.c.success_seconds, Double()) + 0.0
+_LOCK_FLOWS = select(_FLOW.c.id, _COUNT.label("successes"), _SECONDS.label("seconds"))
+_LOCK_FLOWS = _LOCK_FLOWS.where(_FLOW.c.id.in_(bindparam("flows", expanding=True)))
 _LOCK_FLOWS = _LOCK_FLOWS.order_by(_FLOW.c.id).with_for_update(skip_locked=True)
 _LOCK_RUNS = select(_RUN.c.claim_id).where(
     _RUN.c.data_flow_id.in_(bindparam("flows", expanding=True)),
@@ -43,6 +49,10 @@ class Success:
     run: ClaimedRun
     ended_at: datetime
     values: dict[str, Any]
+
+    def event(self) -> RunEnded:
+        """Return the event to be sent after its record is committed."""
+        return end_of(self.run, self.run, self.values, self.ended_at)
 
 
 class Gathering:
@@ -85,6 +95,7 @@ def record_success(heartbeat: Heartbeat, success: Success) -> RunStatus:
                 raise
             details = describe_error(error, heartbeat.secrets())
             return record_failure(heartbeat, run, details | success.values)
+        heartbeat.notify(success.event())
         return RunStatus.SUCCESS
 
     return write_end(heartbeat, run, write)
@@ -127,12 +138,16 @@ def record_successes(session: Session, successes: Sequence[Success]) -> set[str]
         "flows": [success.run.data_flow_id for success in successes],
         "claims": [*by_claim],
     }
-    asked["flows"] = connection.scalars(_LOCK_FLOWS, asked).all()
+    flows = {flow.id: flow for flow in connection.execute(_LOCK_FLOWS, asked)}
+    asked["flows"] = [*flows]
     recorded = [by_claim[claim] for claim in connection.scalars(_LOCK_RUNS, asked)]
     if recorded:
         backend = backend_of(connection)
         backend.update_rows(connection, _RUN, [_ended_run(each) for each in recorded])
-        backend.update_rows(connection, _FLOW, [_flow_after(each) for each in recorded])
+        flow_rows = [_flow_after(each, flows[each.run.data_flow_id]) for each in recorded]
+        backend.update_rows(connection, _FLOW, flow_rows)
+    for success in recorded:
+        after_commit(session, success.event())
     return {success.run.claim_id for success in recorded}
 
 
@@ -141,23 +156,32 @@ def _ended_run(success: Success) -> dict[str, Any]:
     return {"id": success.run.id, **success.values, **values}
 
 
-def _flow_after(success: Success) -> dict[str, Any]:
+def _flow_after(success: Success, flow: Any) -> dict[str, Any]:
+    """Return the new values of a flow's locked row. `flow` has its counts."""
     values = flow_values(success.run, RunStatus.SUCCESS, success.ended_at)
+    values["success_count"] = flow.successes
+    values["success_seconds"] = flow.seconds + success.values["duration"]
     return {"id": success.run.data_flow_id, **values}
 
 
 def record_apart(
     heartbeat: Heartbeat,
     successes: Sequence[Success],
-    on_end: Callable[[Success, RunStatus], None],
+    on_end: Callable[[RunStatus], None],
 ) -> None:
     """Record successes one by one on a thread of their own, which calls `on_end` for each."""
 
     def record() -> None:
         for success, status in _record_one_by_one(heartbeat, successes):
-            on_end(success, status)
+            on_end(status)
+            heartbeat.executor.end(success.run.claim_id)
+            heartbeat.executor.wake()
 
     try:
-        threading.Thread(target=record, name="heartbeat-record", daemon=True).start()
+        # Its lines belong to the same beat.
+        within = contextvars.copy_context().run
+        threading.Thread(
+            target=within, args=(record,), name="heartbeat-record", daemon=True
+        ).start()
     except RuntimeError:  # the system gives no thread
         record()

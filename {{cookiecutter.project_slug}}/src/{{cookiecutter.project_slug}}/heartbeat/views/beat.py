@@ -8,19 +8,29 @@ from pyramid.request import Request
 from pyramid.response import Response
 
 from ..core import Heartbeat
-from ..members import RUNS, BeatMembers, BeatWithRuns, RunSummary, run_members
+from ..members import RUNS, BeatMembers, BeatReply, BeatWithRuns, RunSummary, run_members
 from ..models import DataFlowRun
 from ..routes import is_below
 from ..runs.beat import run_beat
 from ..security.policy import BEAT
 from .guard import add_guarded_view
+from .operation import Operation
 from .preferences import parse_preferences
 from .problems import json_reply, problem
+
+BEAT_OPERATION = Operation(
+    summary="Run the flows that are due. 202 while some of their runs have not ended.",
+    replies=dict.fromkeys((HTTPStatus.OK, HTTPStatus.ACCEPTED), BeatReply),
+    request_headers={"Prefer": "return=representation, respond-async, wait=SECONDS (RFC 7240)"},
+    reply_headers={"Preference-Applied": "the preferences that were applied"},
+)
 
 
 def includeme(config: Configurator) -> None:
     """Add the route and its view."""
-    add_guarded_view(config, beat, "", BEAT, ("POST",))
+    allow_get = config.registry["heartbeat"].settings.allow_get
+    described = dict.fromkeys(("POST", "GET") if allow_get else ("POST",), BEAT_OPERATION)
+    add_guarded_view(config, beat, "", BEAT, ("POST",), operations=described)
     config.add_view_predicate("below_heartbeat", _BelowPath)
     config.add_exception_view(
         malformed,
@@ -39,6 +49,7 @@ def include_unknown(config: Configurator) -> None:
 def beat(request: Request) -> Response:
     """Run a beat. 200 when every run that it claimed has ended, 202 while some still run."""
     heartbeat: Heartbeat = request.heartbeat
+    heartbeat.log_start()  # where a server other than Heartbeat's has started this process
     preferences = parse_preferences([request.environ.get("HTTP_PREFER", "")])
     wait = heartbeat.settings.wait if preferences.wait is None else preferences.wait
     source = request.environ["heartbeat.caller"].source

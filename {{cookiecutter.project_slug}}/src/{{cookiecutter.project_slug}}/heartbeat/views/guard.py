@@ -5,7 +5,7 @@ alone would be open to all, and a default permission would exclude the scheduler
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -23,7 +23,8 @@ from ..migrations import require_current
 from ..redaction import describe_error, redact
 from ..routes import Root
 from ..tracebacks import is_a
-from .problems import problem, unavailable
+from .operation import DescribedRoute, Operation
+from .problems import PROBLEM, problem, unavailable
 from .refusals import refuse
 
 log = logging.getLogger(__name__)
@@ -37,22 +38,43 @@ def includeme(config: Configurator) -> None:
 
 
 def add_guarded_view(
-    config: Configurator, view: View, pattern: str, permission: str, methods: tuple[str, ...]
+    config: Configurator,
+    view: View,
+    pattern: str,
+    permission: str,
+    methods: tuple[str, ...],
+    *,
+    operations: Mapping[str, Operation] | None = None,
 ) -> None:
     """Add a route below the path, and its view, which has the name of the route.
 
     permission: BEAT or OPERATE. methods: those that the view answers to; none stands for any.
+    operations: descriptions for `registry["heartbeat.routes"]`, by method.
     """
-    route = f"heartbeat.{view.__name__}"
+    if operations:
+        described = DescribedRoute(view.__name__, pattern, permission, operations)
+        config.registry.setdefault("heartbeat.routes", []).append(described)
     path = config.registry["heartbeat"].settings.path
-    config.add_route(route, path + pattern, factory=Root)
+    config.add_route(f"heartbeat.{view.__name__}", path + pattern, factory=Root)
+    add_view_of_route(config, view, permission, methods)
+
+
+def add_view_of_route(
+    config: Configurator,
+    view: View,
+    permission: str,
+    methods: tuple[str, ...],
+    **predicates: object,
+) -> None:
+    """Add another view to the route that has its name, for requests that fulfil `predicates`."""
     config.add_view(
         view,
-        route_name=route,
+        route_name=f"heartbeat.{view.__name__}",
         permission=NO_PERMISSION_REQUIRED,
         require_csrf=False,
         heartbeat_permission=permission,
         heartbeat_methods=methods,
+        **predicates,
     )
 
 
@@ -65,9 +87,14 @@ def guarded_view(view: View, info: Any) -> View:
 
     def guarded(context: Any, request: Request) -> Response:
         try:
-            return refuse(request, permission, methods) or view(context, request)
+            reply = refuse(request, permission, methods) or view(context, request)
         except Exception as error:  # noqa: BLE001 - the caller gets a reply to any error
-            return _error_reply(request.heartbeat, error)
+            reply = _error_reply(request.heartbeat, error)
+        # Set by optional/pages: shows a browser the error as a page.
+        problem_page = request.registry.get("heartbeat.problem_page")
+        if problem_page and reply.content_type == PROBLEM:
+            return problem_page(request, reply)
+        return reply
 
     return guarded
 
@@ -84,11 +111,12 @@ def _error_reply(heartbeat: Heartbeat, error: Exception) -> Response:
         error = _cause(heartbeat, error)
     if is_a(error, DatabaseNotReadyError) or is_a(error, DatabaseBusyError):
         detail = redact(str(error), heartbeat.secrets())
-        log.error("the heartbeat cannot work: %s", detail)
+        heartbeat.repeats.log(log, logging.ERROR, "the heartbeat cannot work: %s", detail)
         return unavailable(detail)
     # Not as exc_info: the text of a traceback may contain a secret.
     details = describe_error(error, heartbeat.secrets())
-    log.error("the heartbeat failed\n%s", details["error_backtrace"])
+    backtrace = details["error_backtrace"]
+    heartbeat.repeats.log(log, logging.ERROR, "the heartbeat failed: %s", backtrace)
     detail = f"an unexpected {details['error_type']}: the application's log has the details"
     return problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail)
 

@@ -1,5 +1,6 @@
 """Refusals of requests to the engine's views, in the order of the contract."""
 
+import hmac
 import logging
 from http import HTTPStatus
 
@@ -12,7 +13,7 @@ from pyramid.response import Response
 from ..core import Heartbeat
 from ..routes import Root
 from ..security.addresses import Address, is_within
-from ..security.policy import BEAT, OPERATE, Caller, identify
+from ..security.policy import BEAT, OPEN, OPERATE, PUBLIC, Caller, identify
 from ..settings import Settings
 from .problems import problem, unavailable
 
@@ -29,8 +30,13 @@ def refuse(request: Request, permission: str, methods: tuple[str, ...]) -> Respo
     caller = request.environ["heartbeat.caller"] = identify(request)
     refusal = _refusal(request, caller, permission, methods)
     if refusal is not None:
-        log.warning("refused a call from %s: %s", caller.source, refusal.status)
+        log_refusal(caller, refusal)
     return refusal
+
+
+def log_refusal(caller: Caller, refusal: Response) -> None:
+    """Log who was refused, and how, without the secret that was sent."""
+    log.warning("refused a call from %s: %s", caller.source, refusal.status)
 
 
 def _refusal(
@@ -40,11 +46,11 @@ def _refusal(
     if methods and request.method not in methods:
         allowed = ", ".join(methods)
         return problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use {allowed}", {"Allow": allowed})
-    if not _is_allowed(caller.address, request.heartbeat.settings):
+    if permission != OPEN and not _is_allowed(caller.address, request.heartbeat.settings):
         return problem(HTTPStatus.FORBIDDEN, "calls from this address are not allowed")
     if not _may(request, caller, permission):
-        return _refuse_token(request, caller)
-    return _refuse_body(request)
+        return refuse_token(request, caller)
+    return _refuse_body(request) or _refuse_forgery(request, caller, permission)
 
 
 def _is_allowed(address: Address | None, settings: Settings) -> bool:
@@ -53,12 +59,13 @@ def _is_allowed(address: Address | None, settings: Settings) -> bool:
     return settings.allowed_ips is None or is_within(address, settings.allowed_ips)
 
 
-def _refuse_token(request: Request, caller: Caller) -> Response:
+def refuse_token(request: Request, caller: Caller) -> Response:
+    """Refuse a caller without a valid token, and count the attempt."""
     heartbeat: Heartbeat = request.heartbeat
     if not (heartbeat.tokens.all() or heartbeat.operator_tokens.all()):
         detail = "no token is set up: put one into heartbeat.token_file, or run `make setup`"
         return unavailable(detail)
-    if caller.permission is not None:
+    if caller.permission == BEAT:
         return problem(HTTPStatus.FORBIDDEN, "the scheduler's token may only beat")
     throttle = request.registry.get("heartbeat.throttle")
     if throttle and (seconds := throttle(caller.address)):
@@ -105,6 +112,26 @@ def _check_csrf(request: Request) -> None:
             "no changes from a browser: send the operators' token in a header"
         )
         raise exception_response(403, detail=detail) from error
+
+
+def require_readable(request: Request) -> None:
+    """Raise 400 for a query or a form that is not UTF-8, or cannot be parsed."""
+    try:
+        _ = request.GET.keys(), request.POST.keys()
+    except (ValueError, DeprecationWarning) as error:  # the latter for another `charset`
+        raise exception_response(400, detail="the query or the form is not UTF-8") from error
+
+
+def _refuse_forgery(request: Request, caller: Caller, permission: str) -> Response | None:
+    """Refuse what a session asks for without its CSRF token: another site may have sent it."""
+    if caller.csrf_token is None or request.method in SAFE_METHODS or permission == PUBLIC:
+        return None
+    require_readable(request)
+    sent = request.headers.get("X-CSRF-Token") or str(request.POST.get("csrf_token", ""))
+    if hmac.compare_digest(sent.encode(), caller.csrf_token.encode()):
+        return None
+    detail = "the CSRF token is missing or invalid: load the page again, and repeat the action"
+    return problem(HTTPStatus.FORBIDDEN, detail)
 
 
 def _refuse_body(request: Request) -> Response | None:

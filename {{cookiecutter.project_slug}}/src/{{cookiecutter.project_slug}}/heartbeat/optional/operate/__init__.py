@@ -1,4 +1,4 @@
-"""Optional: routes and commands for operators, to view flows and runs and to change them."""
+"""Optional: routes and commands for operators, to view flows, to change and to run them."""
 
 import click
 from pyramid.config import Configurator
@@ -11,7 +11,7 @@ def includeme(config: Configurator) -> None:
 
 def commands() -> list[click.Command]:
     """Return the commands for operators."""
-    from . import edit, flows, runs
+    from . import edit, flows, run
 
     changing = [edit.add, edit.change, edit.rename, edit.remove, edit.reset, edit.pause]
-    return [*changing, edit.resume, edit.why, flows.flows, runs.run, runs.runs]
+    return [*changing, edit.resume, edit.why, flows.flows, run.run]

@@ -1,9 +1,7 @@
 """Commands that change flows, and the command `heartbeat why`."""
 
 import functools
-import json
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 import click
@@ -11,6 +9,7 @@ import click
 from ...cli.application import command
 from ...cli.names import name_argument
 from ...cli.output import json_option, print_json, print_table
+from ...cli.values import values_option
 from ...core import Heartbeat
 from ...errors import ScheduleError
 from ...printing import printable
@@ -41,20 +40,6 @@ def flow_command(work: Callable[..., tuple[FlowMembers, str]]) -> click.Command:
     return called
 
 
-def _read_pairs(
-    _context: click.Context, _option: click.Parameter, pairs: tuple[str, ...]
-) -> dict[str, Any]:
-    values: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise click.BadParameter(f"{pair!r} is not KEY=VALUE")
-        values[key] = value
-        with suppress(ValueError):
-            values[key] = json.loads(value)
-    return values
-
-
 def flow_options(work: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options for a flow's schedule and configuration."""
     every = click.option("--every", metavar="INTERVAL", help='How often, such as "10m".')
@@ -62,15 +47,7 @@ def flow_options(work: Callable[..., Any]) -> Callable[..., Any]:
     zone = click.option(
         "--timezone", metavar="ZONE", help='The zone of these times, such as "Europe/Berlin".'
     )
-    values = click.option(
-        "--set",
-        "values",
-        multiple=True,
-        metavar="KEY=VALUE",
-        callback=_read_pairs,
-        help="A key of the configuration, and its value as JSON or as text. Repeatable.",
-    )
-    return every(cron(zone(values(work))))
+    return every(cron(zone(values_option(work))))
 
 
 def _given(**options: object) -> dict[str, Any]:

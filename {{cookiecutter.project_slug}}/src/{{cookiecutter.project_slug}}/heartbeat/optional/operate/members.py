@@ -7,7 +7,10 @@ from pydantic import BaseModel
 
 
 class FlowMembers(BaseModel):
-    """A flow. `next_run_at` is None while it is disabled."""
+    """A flow. `next_run_at` is None while it is disabled.
+
+    stale: whether a success is overdue by its option `expect_success_within`.
+    """
 
     name: str
     handler: str | None
@@ -23,4 +26,11 @@ class FlowMembers(BaseModel):
     last_success_at: datetime | None
     disabled_reason: str | None
     why: str
+    stale: bool
     next_slots: list[datetime]
+
+
+class FlowList(BaseModel):
+    """The flows, by name."""
+
+    flows: list[FlowMembers]

@@ -22,6 +22,7 @@ from ...db.stored import Unreadable
 from ...definition import Cron, FlowName, Seconds, Zone
 from ...json_values import json_problem
 from ...models import NEVER_SCHEDULED, DataFlow, DataFlowRun
+from ...run import Window
 from ...runs.execute import execute
 from ...runs.finish import cancel
 from ...runs.register import new_row
@@ -53,7 +54,13 @@ def _storable(given: object) -> object:
     return given
 
 
-class FlowChange(BaseModel, extra="forbid"):
+def _without_defaults(schema: dict[str, Any]) -> None:
+    """Take the defaults out of a JSON schema: what is not given stays as it is."""
+    for field in schema["properties"].values():
+        field.pop("default", None)
+
+
+class FlowChange(BaseModel, extra="forbid", json_schema_extra=_without_defaults):
     """The changes of a flow. `every` is in seconds, `timezone` an IANA name."""
 
     name: FlowName = ""
@@ -147,17 +154,24 @@ def remove(heartbeat: Heartbeat, name: str) -> int:
     return heartbeat.transact(step)
 
 
-def run_now(heartbeat: Heartbeat, name: str) -> int:
+def run_now(heartbeat: Heartbeat, name: str, window: Window | None = None) -> int:
     """Request a run and return its id: it starts on a free worker, or else with the next beat.
 
-    Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
+    window: of the past, which a run of a backfill covers. Raises UnknownFlowError,
+    HandlerNotRegisteredError, or ActiveRunError.
     """
     with heartbeat.executor.reserve(wait=CLAIM_SECONDS) as room:
         if not room.free:
-            return heartbeat.transact(
-                lambda session: ask_for_run(session, heartbeat, lock_flow(session, heartbeat, name))
-            )
-        run = claim_now(heartbeat, name)
+
+            def ask(session: Session) -> tuple[int, int]:
+                flow = lock_flow(session, heartbeat, name)
+                return flow.id, ask_for_run(session, heartbeat, flow, window)
+
+            flow_id, run_id = heartbeat.transact(ask)
+            if heartbeat.hand_over_requested:
+                heartbeat.hand_over_requested([flow_id])
+            return run_id
+        run = claim_now(heartbeat, name, window)
         room.taken = 1
     heartbeat.executor.start(partial(execute, heartbeat), run)
     return run.id
@@ -189,7 +203,7 @@ def _apply(
         _set_schedule(heartbeat, flow, wanted, now)
         if "enabled" in named:
             if wanted.enabled:
-                _enable(session, heartbeat, flow, now)
+                enable(heartbeat, flow, active_run(session, flow), now)
             else:
                 _disable(session, flow, now, pause_reason)
         session.add(flow)
@@ -230,23 +244,26 @@ def _set_schedule(heartbeat: Heartbeat, flow: DataFlow, wanted: FlowChange, now:
         flow.next_run_at = rescheduled(rule_of(heartbeat, flow), flow.last_slot_at, now)
 
 
-def _enable(session: Session, heartbeat: Heartbeat, flow: DataFlow, now: datetime) -> None:
-    """Enable a flow. Raises ScheduleError, or InputError if it or its run cannot be read."""
+def enable(heartbeat: Heartbeat, flow: DataFlow, run: DataFlowRun | None, now: datetime) -> None:
+    """Enable a flow whose active run is `run`. The caller sets `updated_at`.
+
+    Raises ScheduleError, or InputError if the flow or its run cannot be read.
+    """
     if isinstance(flow.enabled, Unreadable):
         flow.enabled = False
     require_readable(flow)
-    require_readable(active_run(session, flow))
+    require_readable(run)
     read_zone(flow.timezone)
     # Of the slots that passed while it was disabled, only the last one runs.
     once = replace(rule_of(heartbeat, flow), catch_up="once")
     [slot] = next_slots(once, flow.slots_begin(now), now, 1)
     if flow.enabled is False:
         flow.next_run_at = slot
+        flow.enabled_at = flow.alarm_check_at = now
     flow.enabled, flow.disabled_reason = True, None
 
 
 def _disable(session: Session, flow: DataFlow, now: datetime, reason: str) -> None:
     waiting = DataFlowRun.pending().where(DataFlowRun.data_flow_id == flow.id)
-    for run in session.scalars(waiting):
-        cancel(session, run, f"its flow was {reason}", now)
+    cancel(session, session.scalars(waiting).all(), f"its flow was {reason}", now)
     flow.enabled, flow.disabled_reason = False, reason

@@ -1,6 +1,6 @@
 """Describes flows: their members, their next slots, and what happens next in a sentence."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,24 +39,33 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
     now = heartbeat.clock.now()
     any_run = aliased(DataFlowRun)
     ran_until = select(func.max(any_run.scheduled_for)).where(any_run.data_flow_id == DataFlow.id)
-    columns = DataFlow, DataFlowRun, ran_until.scalar_subquery(), first_obstacle(heartbeat)
+    is_stale = DataFlow.is_stale(now, heartbeat.success_limits())
+    columns = (
+        DataFlow,
+        DataFlowRun,
+        ran_until.scalar_subquery(),
+        first_obstacle(heartbeat),
+        is_stale,
+    )
     mine = true() if name is None else DataFlow.name == name
     rows = with_active_run(select(*columns)).where(mine).order_by(DataFlow.name)
-    found = session.execute(rows, query_params(now, heartbeat.flows)).all()
+    found = session.execute(
+        rows, query_params(now, heartbeat.flows, heartbeat.redeliver_after)
+    ).all()
     if name is not None and not found:
         raise UnknownFlowError(name)
     beats = select(DataFlowBeat.received_at).order_by(DataFlowBeat.id.desc()).limit(1)
     beat_at = readable(session.scalars(beats).one_or_none())
     successes = _successes(heartbeat, session, {flow.handler for flow, *_ in found})
     described = []
-    for flow, run, last_slot, obstacle in found:
+    for flow, run, last_slot, obstacle, stale in found:
         if problem := problem_of(flow, run):
             if flow.enabled:
                 disable_apart(heartbeat, flow.id, run.id if run else None)
             described.append(_without_unreadable(flow, problem))
             continue
         until = readable(last_slot)
-        state = _State(heartbeat, now, flow, run, obstacle, until, beat_at, successes)
+        state = _State(heartbeat, now, flow, run, obstacle, stale, until, beat_at, successes)
         described.append(_members(state))
     return described
 
@@ -65,9 +74,9 @@ def describe(heartbeat: Heartbeat, session: Session, name: str | None = None) ->
 class _State:
     """A flow as it is at a moment.
 
-    run: its active run. obstacle: the name of the gravest one. ran_until: its latest slot that has
-    a run. beat_at: the time of the last beat. successes: by name of the flows that others wait for,
-    the time of the last success.
+    run: its active run. obstacle: the name of the gravest one. is_stale: whether a success is
+    overdue. ran_until: its latest slot that has a run. beat_at: the time of the last beat.
+    successes: by name of the flows that others wait for, the time of the last success.
     """
 
     heartbeat: Heartbeat
@@ -75,6 +84,7 @@ class _State:
     flow: DataFlow
     run: DataFlowRun | None
     obstacle: str | None
+    is_stale: bool
     ran_until: datetime | None
     beat_at: datetime | None
     successes: Mapping[str, datetime | None]
@@ -89,12 +99,28 @@ class _State:
         return []
 
     def why(self) -> str:
-        """Return what prevents the next run, or when it comes."""
+        """Return what prevents the next run, or when it comes, after what is wrong."""
+        return " ".join([*self._alarms(), self._why_not_now()])
+
+    def _alarms(self) -> Iterator[str]:
+        flow, definition = self.flow, self.heartbeat.flows.get(self.flow.handler)
+        if definition is None or not flow.enabled:
+            return
+        if flow.failures_in_a_row >= definition.alert_after:
+            yield f"Failing: {flow.failures_in_a_row} failures in a row."
+        if self.is_stale:
+            last = f"since {self._at(flow.last_success_at)}" if flow.last_success_at else "yet"
+            within = format_every(definition.expect_success_within or 0)
+            yield f"Stale: no success {last}, but one is expected within {within}."
+
+    def _why_not_now(self) -> str:
         obstacle, scheduler_problem = self.obstacle, self._scheduler_problem()
         if scheduler_problem and obstacle not in BEATS_DO_NOT_HELP:
             return scheduler_problem
         if self.run and obstacle is None:
-            return f"Run {self.run.id} is pending: the next beat starts it."
+            is_local = self.heartbeat.redeliver_after is None
+            next_step = "starts it" if is_local else "sends it to a worker"
+            return f"Run {self.run.id} is pending: the next beat {next_step}."
         if obstacle in AFTER_THE_SCHEDULE:
             if not self.slots:
                 return "Its schedule cannot be read: give it another one."
@@ -156,7 +182,16 @@ class _State:
             "retry": run.attempt - 1,
             "retries": retries,
             "not_before": self._at(run.not_before) if run.not_before else None,
+            "sent": self._sent(run),
         }
+
+    def _sent(self, run: DataFlowRun) -> str:
+        """Return when a run was sent to the workers, and how often again."""
+        at = f"at {self._at(run.sent_at)}" if run.sent_at else ""
+        if not run.redeliveries:
+            return at
+        often = {1: "once", 2: "twice"}.get(run.redeliveries, f"{run.redeliveries} times")
+        return f"and sent again {often}, the last time {at}"
 
     def _at(self, moment: datetime) -> str:
         with suppress(ScheduleError, OverflowError):  # at the ends of the calendar
@@ -167,7 +202,8 @@ class _State:
 def _members(state: _State) -> FlowMembers:
     values = _values_of(state.flow)
     values["configuration"] = values["configuration"] or {}
-    return FlowMembers(**values, why=state.why(), next_slots=state.slots)
+    stale = state.is_stale and state.flow.enabled
+    return FlowMembers(**values, why=state.why(), stale=stale, next_slots=state.slots)
 
 
 def _without_unreadable(flow: DataFlow, problem: Problem) -> FlowMembers:
@@ -176,7 +212,8 @@ def _without_unreadable(flow: DataFlow, problem: Problem) -> FlowMembers:
     reason = (not flow.enabled and values["disabled_reason"]) or str(problem)
     values["name"] = values["name"] or show(flow.name)
     values |= {"enabled": False, "disabled_reason": reason, "next_run_at": None}
-    return FlowMembers(**values, why=f"It is disabled: {reason}.", next_slots=[])
+    why = f"It is disabled: {reason}."
+    return FlowMembers(**values, why=why, stale=False, next_slots=[])
 
 
 def _values_of(flow: DataFlow) -> dict[str, Any]:

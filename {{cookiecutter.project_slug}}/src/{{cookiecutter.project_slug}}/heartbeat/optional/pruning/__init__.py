@@ -4,6 +4,7 @@ A step skips locked rows. For some milliseconds, it locks rows that no other pro
 ended runs, beats, and flows that cannot run. No window is lost: the rows of flows keep them.
 """
 
+import logging
 import threading
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -25,6 +26,9 @@ ROWS = 500
 # Seconds between two passes of a process over all flows.
 PAUSE = 600.0
 ENDED = (RunStatus.SUCCESS.value, RunStatus.FAILED.value)
+
+
+log = logging.getLogger(__name__)
 
 
 class PruneProgress(NamedTuple):
@@ -57,6 +61,9 @@ def includeme(config: Configurator) -> None:
                 next_at = now + PAUSE
             if progress.more:
                 progress = prune(heartbeat, progress, wait=False)
+                if not progress.more and (progress.runs or progress.beats):
+                    message = "pruning removed old history: %d runs and %d beats"
+                    log.info(message, progress.runs, progress.beats)
         finally:
             pruning_lock.release()
 
@@ -128,7 +135,7 @@ def _cancel_forgotten(
     forgotten = waiting.join(DataFlowRun.data_flow).where(DataFlow.id.in_(flow_ids))
     with_flow = contains_eager(DataFlowRun.data_flow)
     for run in session.scalars(forgotten.options(with_flow).with_for_update(skip_locked=True)):
-        cancel(session, run, f"no process knows the handler {run.data_flow.handler!r}", now)
+        cancel(session, [run], f"no process knows the handler {run.data_flow.handler!r}", now)
 
 
 def _ended(flow_id: SQLColumnExpression[int] | int, status: str) -> Select[int]:
