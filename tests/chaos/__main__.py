@@ -7,11 +7,16 @@ import secrets
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from .beating import Chaos
+from .broker import KINDS as BROKERS
+from .broker import Broker
 from .databases import KINDS, NotInstalledError, make_database
 from .faults import FAULTS, plant
+from .handing import HandingOver
 from .processes import Site, complaints, install
 from .storm import storm
 
@@ -22,6 +27,7 @@ def main() -> int:
     """Do what the command line says; give the exit code."""
     parser = argparse.ArgumentParser(prog="python -m chaos", description=__doc__)
     parser.add_argument("--database", choices=KINDS, default="sqlite")
+    parser.add_argument("--broker", choices=BROKERS, help="Celery's: flows run on its workers")
     parser.add_argument("--minutes", type=float, default=1.0, help="how long chaos reigns")
     parser.add_argument("--seed", type=int, help="plans the same deeds again")
     parser.add_argument("--storm", action="store_true", help="50 beats at once instead of chaos")
@@ -30,26 +36,32 @@ def main() -> int:
     options = parser.parse_args()
     seed = secrets.randbelow(SEEDS) if options.seed is None else options.seed
     folder = Path(tempfile.mkdtemp(prefix="heartbeat-chaos-"))
-    try:
-        database = make_database(options.database)
-    except NotInstalledError as error:
-        print(error, file=sys.stderr)
-        return 1
-    try:
-        project = install(folder)
+    with ExitStack() as stack:
+        try:
+            database = make_database(options.database)
+            stack.callback(database.close)
+            broker = Broker(options.broker) if options.broker else None
+        except NotInstalledError as error:
+            print(error, file=sys.stderr)
+            return 1
+        project = install(folder, "celery" if broker else "local")
+        if broker:
+            project = replace(project, settings=broker.settings)
         source = plant(options.fault, project.source, folder) if options.fault else None
         flows = "many" if options.storm else "mixture"
-        site = Site(project, folder / "site", database.url("chaos"), flows, source=source)
-        try:
-            if options.storm:
-                outcome = storm(site, database, options.rounds)
+        site = Site(project, folder / "site", database.url("chaos"), flows, source)
+        if broker:
+            stack.callback(broker.close, site)
+        stack.callback(site.close)
+        if options.storm:
+            outcome = storm(site, database, options.rounds)
+        else:
+            print(f"seed {seed}", flush=True)
+            seconds = options.minutes * 60
+            if broker:
+                outcome = HandingOver(site, database, broker, seed, seconds).run()
             else:
-                print(f"seed {seed}", flush=True)
-                outcome = Chaos(site, database, seed, options.minutes * 60).run()
-        finally:
-            site.close()
-    finally:
-        database.close()
+                outcome = Chaos(site, database, seed, seconds).run()
     print(outcome)
     for line, number in complaints(site.processes).most_common():
         print(f"logged {number} times: {line}")

@@ -10,13 +10,15 @@ from random import Random
 from threading import Event, Lock
 from typing import TYPE_CHECKING
 
-from .audit import Facts, History, Refusal, Span, Violation, audit
+from .audit import LAST_DAY, Facts, History, Refusal, Span, Violation, audit
 from .network import AT_COMMIT, TROUBLES, Troubles
 from .outcome import Outcome
 from .place import NEVER, Place
 from .processes import LEASE_SECONDS, PATIENCE_SECONDS, Process, Reply, Site
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .databases import Database
 
 PROCESSES = 4
@@ -44,6 +46,14 @@ class Chaos:
 
     # How long all may take to be calm, in seconds.
     patience = PATIENCE_SECONDS
+    beaters, weights = BEATERS, DEEDS
+    # What it counts, beside what became of beats and runs.
+    counted: tuple[str, ...] = (
+        *DEEDS,
+        *OWN_KILLS.values(),
+        "database restarts",
+        *TROUBLES,
+    )
 
     def __init__(self, site: Site, database: Database, seed: int, seconds: float) -> None:
         """Take what is to be beaten, and for how long."""
@@ -59,15 +69,16 @@ class Chaos:
         self.own: set[int] = set()
         self.noting = Lock()
         self.over = Event()
+        self.calm_since = LAST_DAY
         self.places: list[Place] = []
 
     def run(self) -> Outcome:
         """Let chaos reign, then calm; give what came of it."""
-        self.places = [Place(process) for process in self.site.start_all(PROCESSES)]
-        with ThreadPoolExecutor(BEATERS) as pool:
+        self.places = [Place(process) for process in self.start()]
+        with ThreadPoolExecutor(self.beaters) as pool:
             beaters = [
                 pool.submit(self.beat_on, Random(f"{self.seed} {number}"))  # noqa: S311 - no secret
-                for number in range(BEATERS)
+                for number in range(self.beaters)
             ]
             try:
                 self.harm()
@@ -80,6 +91,14 @@ class Chaos:
         refusals = Counter(refusal.text for refusal in self.facts.refused)
         figures = {"minutes": round(self.seconds / 60, 1), **self.figures(history)}
         return Outcome(self.seed, self.database.kind, figures, violations, refusals)
+
+    def start(self) -> Sequence[Process]:
+        """Start what is to be harmed."""
+        return self.site.start_all(PROCESSES)
+
+    def replace(self, place: Place) -> None:
+        """Start another process like the one at a place, which has ended."""
+        place.process = self.site.start()
 
     def figures(self, history: History) -> dict[str, int]:
         """Count what was done and what became of it."""
@@ -96,10 +115,7 @@ class Chaos:
             "retries": sum(run.trigger == "retry" for run in history.runs),
             # Their flows did all their work, and were not let commit it.
             "fenced out": len(set(history.done) - successes),
-            **{
-                deed: self.deeds[deed]
-                for deed in (*DEEDS, *OWN_KILLS.values(), "database restarts", *TROUBLES)
-            },
+            **{deed: self.deeds[deed] for deed in self.counted},
         }
 
     # What calls.
@@ -108,7 +124,7 @@ class Chaos:
         """Beat whatever is there until it is over."""
         while not self.over.is_set():
             there = [place.process for place in self.places if place.process.port]
-            up = [place.process for place in self.places if place.works]
+            up = [place.process for place in self.places if place.works and place.process.port]
             choice = up if up and random.random() > 0.1 else there
             if choice:
                 prefer = "respond-async" if random.random() > 0.8 else ""
@@ -170,19 +186,26 @@ class Chaos:
 
     def act(self, place: Place, now: float) -> None:
         """Do something to a process that serves."""
-        (deed,) = self.random.choices(list(DEEDS), list(DEEDS.values()))
+        (deed,) = self.random.choices(list(self.weights), list(self.weights.values()))
         self.deeds[deed] += 1
         self.tell(f"{deed}: {place.process.id}")
         if deed == "kills":
             self.kill(place, now)
         elif deed == "terminations":
-            self.ended(place.process, PATIENCE_SECONDS)
-            place.process.terminate()
-            place.ending, place.until = True, now + PATIENCE_SECONDS
+            self.terminate(place, now)
         else:
-            span = SHORT_STOP if deed == "short stops" else LONG_STOP
-            place.stopped_at, place.until = datetime.now(UTC), now + self.random.uniform(*span)
-            place.process.stop()
+            self.stop(place, now, SHORT_STOP if deed == "short stops" else LONG_STOP)
+
+    def terminate(self, place: Place, now: float) -> None:
+        """Ask a process to end."""
+        self.ended(place.process, PATIENCE_SECONDS)
+        place.process.terminate()
+        place.ending, place.until = True, now + PATIENCE_SECONDS
+
+    def stop(self, place: Place, now: float, seconds: tuple[float, float]) -> None:
+        """Stop a process for a while."""
+        place.stopped_at, place.until = datetime.now(UTC), now + self.random.uniform(*seconds)
+        place.process.stop()
 
     def tell(self, deed: str) -> None:
         """Write down what is done, for whoever reads the logs of the processes beside it."""
@@ -201,16 +224,19 @@ class Chaos:
         One that may take its time may yet get what it was claiming when it was told.
         """
         moment = datetime.now(UTC)
-        span = Span(moment, moment + timedelta(seconds=seconds))
-        self.facts.disturbed[process.id].append(span)
+        self.disturbed(process, Span(moment, moment + timedelta(seconds=seconds)))
+
+    def disturbed(self, process: Process, span: Span) -> None:
+        """Note that all of a process was disturbed."""
+        for number in process.ids:
+            self.facts.disturbed[number].append(span)
 
     def go_on(self, place: Place) -> None:
         """Let a process go on that stood still, and note for how long."""
         assert place.stopped_at is not None
         self.tell(f"goes on: {place.process.id}")
         place.process.go_on()
-        span = Span(place.stopped_at, datetime.now(UTC))
-        self.facts.disturbed[place.process.id].append(span)
+        self.disturbed(place.process, Span(place.stopped_at, datetime.now(UTC)))
         place.stopped_at, place.until = None, NEVER
 
     def mend(self, place: Place, now: float) -> None:
@@ -233,7 +259,8 @@ class Chaos:
         if now < place.until:
             return
         if process.ended:
-            place.process, place.until = self.site.start(), NEVER
+            self.replace(place)
+            place.until = NEVER
             self.tell(f"starts: {place.process.id} after {process.id}")
         elif place.ending:
             text = f"process {process.id} does not end: {process.last_words}"
@@ -262,7 +289,7 @@ class Chaos:
 
     def calm_down(self) -> History:
         """Beat without harm until nothing is in progress and all flows have run once more."""
-        calm_since = datetime.now(UTC)
+        self.calm_since = datetime.now(UTC)
         end = time.monotonic() + self.patience
         self.troubles.end_all()
         (self.site.folder / "calm").touch()
@@ -271,20 +298,26 @@ class Chaos:
             if place.stopped_at:
                 self.go_on(place)
             if place.process.ended:
-                place.process = self.site.start()
-        while not self.is_calm(calm_since) and time.monotonic() < end:
+                self.replace(place)
+        while not self.is_calm(self.calm_since) and time.monotonic() < end:
             for place in self.places:
                 self.mend(place, time.monotonic())
-                if place.up:
+                if place.up and place.process.takes_beats:
                     reply = place.process.beat()
                     self.note(place.process, reply)
                     if reply.body.get("flows_triggered"):
                         self.claiming.add(place.process.id)
-        for process in self.idle():
-            text = f"process {process.id} claims nothing any more: {process.last_words}"
-            self.facts.others.append(Violation("stuck", text))
+        self.facts.others += [Violation("stuck", text) for text in self.stuck()]
         self.site.close()
         return self.site.history()
+
+    def stuck(self) -> list[str]:
+        """Report the processes that claim nothing; write to their logs what they wait for."""
+        found = self.idle()
+        lines = [f"process {each.id} claims nothing any more: {each.last_words}" for each in found]
+        for process in found:
+            process.dump()
+        return lines
 
     def idle(self) -> list[Process]:
         """Return the processes that have claimed nothing since all was calm."""

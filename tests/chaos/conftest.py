@@ -39,6 +39,12 @@ def on(kind: str, *more: str) -> ParameterSet:
     return pytest.param(kind, *more, marks=pytest.mark.xdist_group(f"chaos {kind}"))
 
 
+@pytest.fixture(scope="session")
+def celery_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project whose flows run on Celery workers."""
+    return install(tmp_path_factory.mktemp("chaos_celery"), "celery")
+
+
 @pytest.fixture(scope="session", params=[on(kind) for kind in KINDS])
 def database(request: pytest.FixtureRequest) -> Iterator[Database]:
     """A place for databases; skipped where its server is not installed."""

@@ -111,6 +111,10 @@ class Server(ABC):
     def command(self) -> list[str]:
         """Give the command that serves."""
 
+    def environment(self) -> dict[str, str]:
+        """Give the variables that the server's programs need."""
+        return {}
+
     def popen(self, command: list[str]) -> subprocess.Popen[bytes]:
         """Start a command as the server's user; what it says goes into a file."""
         with (self.folder / "log").open("ab") as log:
@@ -118,7 +122,7 @@ class Server(ABC):
                 command,
                 cwd=self.folder,
                 # Its user may not write to that of the tests.
-                env=os.environ | {"TMPDIR": str(self.folder)},
+                env=os.environ | {"TMPDIR": str(self.folder)} | self.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -28,7 +28,7 @@ class Place:
     def up(self) -> bool:
         """Whether its process serves, as far as is known."""
         process = self.process
-        return not (self.stopped_at or self.ending or process.ended) and process.port > 0
+        return not (self.stopped_at or self.ending or process.ended) and process.is_ready
 
     @property
     def works(self) -> bool:

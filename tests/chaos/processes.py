@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -27,7 +27,7 @@ from .audit import History, read_history
 from .network import Network
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 INSIDE = Path(__file__).parent / "inside"
 DRIVERS = ("psycopg[binary]", "pymysql[rsa]")
@@ -45,6 +45,7 @@ heartbeat.wait = 2s
 heartbeat.shutdown_grace = 3s
 chaos.folder = {folder}
 chaos.flows = {flows}
+{more}
 
 [server:main]
 use = {server}
@@ -80,6 +81,8 @@ class Project:
 
     folder: Path
     environment: dict[str, str]
+    # The settings of its applications, beside those of all.
+    settings: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def source(self) -> Path:
@@ -87,13 +90,14 @@ class Project:
         return self.folder / "src"
 
 
-def install(folder: Path) -> Project:
-    """Render the project with its defaults, and install it."""
+def install(folder: Path, executor: str = "local") -> Project:
+    """Render the project with its defaults but the executor, and install it."""
     environment = user_environment(folder)
-    rendered = render_into(folder, make_config(folder))
+    rendered = render_into(folder, make_config(folder), executor=executor)
     make = ["uv", "venv", "--quiet", "--python", sys.executable, ".venv"]
     fill = ["uv", "pip", "install", "--quiet", "--python", ".venv/bin/python"]
-    packages = ["--editable", ".[production]", "--constraint", "constraints.txt", *DRIVERS]
+    extras = "production" if executor == "local" else f"production,{executor}"
+    packages = ["--editable", f".[{extras}]", "--constraint", "constraints.txt", *DRIVERS]
     for command in (make, [*fill, *packages]):
         subprocess.run(command, cwd=rendered, env=environment, check=True)
     return Project(rendered, environment)
@@ -120,6 +124,8 @@ class OwnKill:
 class Process:
     """A process that serves the application, from its start to its end."""
 
+    takes_beats = True
+
     def __init__(
         self,
         command: list[str],
@@ -128,17 +134,26 @@ class Process:
         network: Network | None = None,
     ) -> None:
         """Start it; it listens a moment later. `network` leads to its database, if any does."""
-        self.log_file, self.network = log_file, network
+        self.command, self.log_file, self.network = command, log_file, network
         self._port = 0
         with log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     @property
     def id(self) -> int:
         """The number that the system gave it."""
         return self._process.pid
+
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of all processes that belong to it."""
+        return [self.id]
 
     @property
     def ended(self) -> bool:
@@ -172,9 +187,14 @@ class Process:
             self._port = int(match[1])
         return self._port
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has begun to serve."""
+        return self.port > 0
+
     def wait_until_ready(self) -> None:
-        """Wait until it listens."""
-        wait_until(lambda: self.ended or bool(self.port), f"{self.log_file} listens")
+        """Wait until it serves."""
+        wait_until(lambda: self.ended or self.is_ready, f"{self.log_file} is ready")
         if self.ended:
             raise RuntimeError(f"a server has ended:\n{self.log}")
 
@@ -203,6 +223,13 @@ class Process:
         """Ask it to end, as a service manager does."""
         self._process.terminate()
 
+    def dump(self) -> None:
+        """Make it write to its log what each of its threads does."""
+        if self.is_ready and not self.ended:
+            said = len(self.log)
+            self._process.send_signal(signal.SIGUSR2)
+            wait_until(lambda: len(self.log) > said or self.ended, "it tells what it does")
+
     def stop(self) -> None:
         """Stop it, so that it does nothing until it goes on."""
         self._process.send_signal(signal.SIGSTOP)
@@ -210,6 +237,72 @@ class Process:
     def go_on(self) -> None:
         """Let it go on."""
         self._process.send_signal(signal.SIGCONT)
+
+
+class Worker(Process):
+    """A Celery worker: the parent takes messages, and the processes of its pool execute runs."""
+
+    takes_beats = False
+    pool = "prefork"
+    _is_ready = False
+
+    @property
+    def children(self) -> list[int]:
+        """The numbers of the processes of its pool; a pool of threads has none."""
+        files = Path(f"/proc/{self.id}/task").glob("*/children")
+        return [int(number) for file in files for number in file.read_text().split()]
+
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of the parent and its pool."""
+        return [self.id, *self.children]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes messages."""
+        self._is_ready = self._is_ready or " ready." in self.log
+        return self._is_ready
+
+    @property
+    def left_behind(self) -> list[int]:
+        """The numbers of its processes that are alive, whether or not the parent is."""
+        own = "\0".join(self.command).encode()
+        found = []
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            with suppress(OSError):  # it has ended meanwhile
+                if own in file.read_bytes():
+                    found.append(int(file.parent.name))
+        return found
+
+    def kill(self) -> None:
+        """End all its processes at once."""
+        self._process.send_signal(signal.SIGSTOP)  # it starts no more of them
+        self.signal_all(signal.SIGKILL)
+        self._process.wait(PATIENCE_SECONDS)
+
+    def kill_parent(self) -> None:
+        """End the parent alone: its pool is left behind."""
+        super().kill()
+
+    def stop(self) -> None:
+        """Stop all its processes."""
+        self.signal_all(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let all its processes go on."""
+        self.signal_all(signal.SIGCONT)
+
+    def end_left_behind(self) -> None:
+        """End the processes of its pool that the parent has left behind."""
+        for each in self.left_behind:
+            with suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
+
+    def signal_all(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes, the parent first."""
+        for each in self.ids:
+            with suppress(ProcessLookupError):
+                os.kill(each, number)
 
 
 class Site:
@@ -242,6 +335,7 @@ class Site:
                 lease=LEASE_SECONDS,
                 folder=folder,
                 flows=flows,
+                more="\n".join(f"{name} = {value}" for name, value in project.settings.items()),
                 server=own["server:main"]["use"],
                 threads=own["server:main"]["threads"],
             )
@@ -260,6 +354,20 @@ class Site:
         process = Process(command, environment, log_file, network)
         self.processes.append(process)
         return process
+
+    def start_worker(self, queue: str, pool: str) -> Worker:
+        """Start a Celery worker that takes messages from a queue."""
+        number = len(self.processes)
+        module = "data_flows.heartbeat.optional.celery.worker"
+        command = [str(self.project.folder / ".venv" / "bin" / "celery"), "-A", module, "worker"]
+        worker = Worker(
+            [*command, "-Q", queue, "-P", pool, "-n", f"{number}@%h"],
+            self.environment | {"HEARTBEAT_CONFIG": str(self.ini)},
+            self.folder / f"process_{number:03}.log",
+        )
+        worker.pool = pool
+        self.processes.append(worker)
+        return worker
 
     def start_all(self, number: int) -> list[Process]:
         """Start so many processes, and wait until all listen."""
@@ -310,6 +418,8 @@ class Site:
         for process in self.processes:
             if not process.ended:
                 process.kill()
+            if isinstance(process, Worker):
+                process.end_left_behind()
             if process.network is not None:
                 process.network.proxy.close()
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
+from test_project import server_url
 
 from .audit import LAST_DAY, Span
 from .beating import Chaos
+from .broker import VARIABLES, Broker
 from .conftest import on
 from .faults import plant
+from .handing import WORKER_DEEDS, HandingOver
 from .network import CLAIM, TROUBLES
-from .processes import wait_until
+from .processes import Site, wait_until
 from .storm import BEATS, FLOWS, storm
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.install, pytest.mark.slow, pytest.mark.chaos]
 
 SECONDS = 25.0
+# A broker alone is silent for 30 seconds.
+CELERY_SECONDS = 75.0
 ROUNDS = 3
 
 
@@ -39,6 +45,30 @@ def test_after_chaos_every_slot_and_every_row_is_accounted_for(
     assert deeds["kills"] + deeds["long stops"] > 0, outcome
     assert deeds["database restarts"] == database.crashes, outcome
     assert bool(sum(deeds[trouble] for trouble in TROUBLES)) == database.crashes, outcome
+
+
+@pytest.mark.parametrize("database", [on("postgresql"), on("mysql")], indirect=True)
+@pytest.mark.parametrize("kind", VARIABLES)
+def test_after_chaos_among_celery_workers_all_is_accounted_for(
+    celery_project: Project, database: Database, tmp_path: Path, kind: str, seed: int
+) -> None:
+    server_url(kind)
+    broker = Broker(kind)
+    project = replace(celery_project, settings=broker.settings)
+    site = Site(project, tmp_path / "site", database.url(f"chaos_celery_{kind}"), "mixture")
+    try:
+        outcome = HandingOver(site, database, broker, seed, CELERY_SECONDS).run()
+    finally:
+        site.close()
+        broker.close(site)
+
+    assert not outcome.violations, outcome
+    print(outcome)
+    deeds = outcome.figures
+    assert deeds["silences"], outcome
+    assert deeds["cuts"] + deeds["outages"], outcome
+    assert deeds["messages repeated"], outcome
+    assert any(deeds[deed] for deed in WORKER_DEEDS), outcome
 
 
 def test_in_a_storm_of_beats_each_flow_runs_once_a_round(

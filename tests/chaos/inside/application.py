@@ -5,6 +5,7 @@ all kinds but one write rows of their own through `run.session`. Once a flow has
 it says so in a file, outside of any transaction, so that work whose commit was refused is known.
 """
 
+import faulthandler
 import os
 import random
 import signal
@@ -249,6 +250,7 @@ def plant_kills(folder: Path) -> None:
 
 def main(_global_config: dict[str, str], **settings: str) -> Any:  # noqa: ANN401 - no types there
     """Return the application with the flows that the setting `chaos.flows` names."""
+    faulthandler.register(signal.SIGUSR2)
     folder = Path(settings["chaos.folder"])
     first, after = hold(folder, writes_first=True), hold(folder, writes_first=False)
     flows: dict[str, list[tuple[Work, int, str]]] = {
@@ -260,6 +262,7 @@ def main(_global_config: dict[str, str], **settings: str) -> Any:  # noqa: ANN40
     }
     if settings["chaos.flows"] == "mixture":
         plant_kills(folder)
+    queue = {"queue": settings["chaos.queue"]} if "chaos.queue" in settings else {}
     with Configurator(settings=settings) as config:
         config.include("data_flows.heartbeat")
         for number, (work, seconds, on_lost) in enumerate(flows[settings["chaos.flows"]], 1):
@@ -271,5 +274,6 @@ def main(_global_config: dict[str, str], **settings: str) -> Any:  # noqa: ANN40
                 on_lost=on_lost,
                 # For the audit, which knows nothing but the database.
                 configuration={"kind": kind, "on_lost": on_lost},
+                **queue,
             )
         return config.make_wsgi_app()
