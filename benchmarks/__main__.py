@@ -17,8 +17,12 @@ from .columns import inserting, single, throughput, tick
 from .correctness import correctness
 from .growth import growth
 from .processes import processes
+from .receivers import receivers
 from .report import write
+from .scrapes import scrapes
 from .setup import set_up
+from .simulation import simulation
+from .workers import workers
 
 PARTS = {
     "throughput": throughput,
@@ -27,7 +31,11 @@ PARTS = {
     "tick": tick,
     "correctness": correctness,
     "growth": growth,
+    "scrapes": scrapes,
     "processes": processes,
+    "workers": workers,
+    "simulation": simulation,
+    "receivers": receivers,
     "set-up": set_up,
 }
 RESULTS = Path(__file__).parent / "RESULTS.md"
@@ -41,6 +49,7 @@ queried whether all runs are `success`, and whether all rows are there.
 is recorded, in the place that the next column names.
 - One due task: until its outcome is recorded. For the project, until the reply.
 - A tick: the work of the scheduler when nothing is due. For the project, the whole beat over HTTP.
+- A scrape: `GET /heartbeat/metrics` over HTTP as an operator.
 - Ran twice: 200 tasks due, two schedulers as separate processes; how many tasks were called \
 more than once.
 - kill -9: the process is killed in a task and started again.
@@ -52,10 +61,15 @@ tests' requirements, first migration, its upgrade, first row, tests, and `pserve
 tasks at once where that is a setting: `benchmarks/peers/` has a short module for each.
 - Each peer has a new process and a new database in each round, and the rounds alternate: \
 A B C A B C. A ratio is computed within a round.
+- Receivers that hang: two servers get beats in turn. The receivers of one accept connections and \
+never answer.
 - Whatever has a bar is measured in {rounds} rounds. Peers without a bar, peak memory, and slow \
 flows among short ones are measured in {few_rounds}; `pserve` alone in {ready_rounds}; a set-up by \
 uv in {set_ups}, by pip in {pip_set_ups}. In a round a tick is measured {requests} times, and one \
 due task {singles} times.
+- Workers: {handed:,} flows are due. The project gets one beat, which hands them over; plain \
+Celery gets as many calls of `apply_async`. A worker has so many processes (`-c`) and Celery's \
+other defaults. The processes of both sides are new in each measurement, and have worked before it.
 - Again: `make bench`; one part: `make bench ONLY=throughput` (or {parts}); some peers: \
 `make bench ONLY=throughput PEERS=celery`; smaller: `make bench QUICK=1`."""
 

@@ -49,8 +49,15 @@ class Sizes:
     small: int = 200
     history: int = 10_000_000
     history_small: int = 10_000
+    scraped: int = 1_000_000
+    scraped_small: int = 1_000
     waiting: int = 1_000
     slow: int = 8
+    handed: int = 1_000
+    processes: tuple[int, ...] = (1, 2, 4)
+    simulated: int = 1_000_000
+    backlog: int = 5_000
+    steady: float = 120
     set_ups: int = 5
     pip_set_ups: int = 3
 
@@ -75,7 +82,12 @@ QUICK = Sizes(
     watch_killed=8,
     grown=2_000,
     history=100_000,
+    scraped=100_000,
     waiting=200,
+    handed=200,
+    simulated=20_000,
+    backlog=500,
+    steady=15,
     set_ups=2,
     pip_set_ups=0,
 )

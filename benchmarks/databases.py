@@ -17,6 +17,7 @@ VARIABLES = {"postgresql": "TEST_POSTGRESQL_URL", "mysql": "TEST_MYSQL_URL"}
 KINDS = ("postgresql", "mysql", "sqlite")
 # The last database of a Redis, since the run empties it.
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/15")
+AMQP_URL = os.environ.get("TEST_AMQP_URL", "")
 
 
 class MissingError(Exception):
@@ -84,3 +85,18 @@ def require_redis() -> None:
         redis.Redis.from_url(REDIS_URL).flushdb()
     except redis.RedisError as error:
         raise MissingError(f"Redis does not answer: {type(error).__name__}") from error
+
+
+def require_rabbitmq(*queues: str) -> None:
+    """Delete the queues of the run; raise MissingError without a server."""
+    import kombu  # noqa: PLC0415 - as above
+
+    if not AMQP_URL:
+        raise MissingError("TEST_AMQP_URL is not set")
+    try:
+        with kombu.Connection(AMQP_URL, connect_timeout=5) as connection:
+            connection.ensure_connection(max_retries=1)
+            for queue in queues:
+                connection.channel().queue_delete(queue)
+    except (OSError, kombu.exceptions.KombuError) as error:
+        raise MissingError(f"RabbitMQ does not answer: {type(error).__name__}") from error

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 TEMPLATE = Path(__file__).resolve().parent.parent
 TOOLS = TEMPLATE / ".venv" / "bin"
 DRIVERS = ("psycopg[binary]", "pymysql[rsa]")
+CELERY = "celery[redis]>=5.7"
 TOKEN = "the-token-of-the-benchmarks"  # noqa: S105 - valid for the servers of this run alone
+OPERATOR_TOKEN = "the-operator-token-of-the-benchmarks"  # noqa: S105 - as above
 WORKERS = 8
 # The handlers of the flows; many rows share one of them.
 FLOWS = '''"""Flows that the benchmarks run."""
 
+import logging
 import os
 import time
 
@@ -37,6 +40,8 @@ import sqlalchemy as sa
 from ..heartbeat import Run, flow
 
 ROWS = sa.table("bench_rows", sa.column("flow"))
+# As production.ini has it for the answer `celery`.
+logging.getLogger("celery").setLevel(logging.WARNING)
 
 
 def leave_trace(name: str) -> None:
@@ -84,6 +89,9 @@ FLOW_COLUMNS = sa.table(
     sa.column("handler", sa.String),
     sa.column("enabled", sa.Boolean),
     sa.column("configuration", sa.JSON),
+    sa.column("on_lost", sa.String),
+    sa.column("retries", sa.Integer),
+    sa.column("retry_delay", sa.Integer),
     sa.column("run_interval", sa.Integer),
     sa.column("next_run_at", sa.DateTime(timezone=True)),
     sa.column("last_slot_at", sa.DateTime(timezone=True)),
@@ -135,13 +143,21 @@ class Project:
         self, url: str, *, traces: str | Path = os.devnull, **settings: object
     ) -> Iterator[Server]:
         """Serve it on a migrated database, with settings such as `lease=3`."""
+        environment = self.environment(url, traces=traces, **settings)
+        ini = (self.folder / "production.ini").read_text()
+        with serve(self.command("pserve"), self.folder, ini, environment) as server:
+            yield server
+
+    def environment(
+        self, url: str, *, traces: str | Path = os.devnull, **settings: object
+    ) -> dict[str, str]:
+        """Return the environment of its processes, with settings such as `lease=3`."""
         environment = {f"HEARTBEAT_{name.upper()}": str(value) for name, value in settings.items()}
-        environment |= {"DATABASE_URL": url, "HEARTBEAT_TOKEN": TOKEN, "BENCH_TRACES": str(traces)}
+        environment |= {"DATABASE_URL": url, "BENCH_TRACES": str(traces)}
+        environment |= {"HEARTBEAT_TOKEN": TOKEN, "HEARTBEAT_OPERATOR_TOKEN": OPERATOR_TOKEN}
         environment.setdefault("HEARTBEAT_WORKERS", str(WORKERS))
         environment.setdefault("HEARTBEAT_WAIT", "3600")
-        ini = (self.folder / "production.ini").read_text()
-        with serve(self.command("pserve"), self.folder, ini, clean() | environment) as server:
-            yield server
+        return clean() | environment
 
     def migrate(self, url: str) -> sa.Engine:
         """Create the tables; return an engine on them."""
@@ -196,7 +212,7 @@ def install(folder: Path) -> Project:
     rendered = folder / "data_flows"
     (rendered / "src" / "data_flows" / "flows" / "benchmarks.py").write_text(FLOWS)
     (rendered / "src" / "data_flows" / "flows" / "import_csv.py").unlink()
-    make_environment(rendered, "-c", "constraints.txt", "-e", ".[production]", *DRIVERS)
+    make_environment(rendered, "-c", "constraints.txt", "-e", ".[production]", *DRIVERS, CELERY)
     return Project(rendered)
 
 
@@ -220,6 +236,10 @@ def load_flows(engine: sa.Engine, count: int, handler: str = "noop") -> None:
         "handler": sa.literal(handler),
         "enabled": sa.true(),
         "configuration": sa.literal({}, sa.JSON),
+        # The defaults of @flow: a new process would write them to all rows without them.
+        "on_lost": sa.literal("fail"),
+        "retries": sa.literal(0),
+        "retry_delay": sa.literal(60),
         "run_interval": sa.literal(86_400),
         **dict.fromkeys(("created_at", "updated_at"), sa.literal(now)),
         "next_run_at": sa.literal(now + timedelta(days=1), sa.DateTime(timezone=True)),
@@ -238,16 +258,24 @@ def last_run(engine: sa.Engine) -> int:
         return int(connection.scalar(sa.select(sa.func.max(RUN_COLUMNS.c.id))) or 0)
 
 
-def make_due(engine: sa.Engine, *, after: int = 0, settled: bool = True) -> None:
-    """Delete all runs after one, and reset the flows to due, as if they had never run."""
+def make_due(
+    engine: sa.Engine, *, after: int = 0, settled: bool = True, first: int | None = None
+) -> None:
+    """Delete all runs after one, and reset the flows to due, as if they had never run.
+
+    first: only so many of the flows.
+    """
     table = FLOW_COLUMNS
+    chosen = table.c.name.startswith(OURS)
+    if first is not None:
+        chosen = table.c.name.in_([f"{OURS}{number}" for number in range(1, first + 1)])
     past = datetime.now(UTC) - timedelta(minutes=1)
     with engine.begin() as connection:
         connection.execute(sa.delete(RUN_COLUMNS).where(RUN_COLUMNS.c.id > after))
         connection.execute(sa.delete(ROWS))
         connection.execute(
             sa.update(table)
-            .where(table.c.name.startswith(OURS))
+            .where(chosen)
             .values(next_run_at=past, last_slot_at=None, window_starts_at=None)
         )
     if settled:

@@ -83,6 +83,7 @@ class Report:
     cells: dict[str, dict[str, str]] = field(default_factory=dict)
     bars: list[Bar] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    sections: dict[str, str] = field(default_factory=dict)
 
     def put(self, row: str, column: str, value: object) -> None:
         """Set a cell."""
@@ -92,6 +93,12 @@ class Report:
         """Add a sentence below the table, unless it is there already."""
         if text not in self.notes:
             self.notes.append(text)
+
+    def add_section(
+        self, title: str, text: str, head: Sequence[str], rows: Sequence[Sequence[str]]
+    ) -> None:
+        """Add a section with a table of its own."""
+        self.sections[title] = f"## {title}\n\n{text}\n\n{markdown(head, rows)}"
 
     def table(self) -> str:
         """Return the table of all rows that have a cell."""
@@ -134,6 +141,7 @@ def write(report: Report, machine: Mapping[str, str], method: str, limits: str) 
         "## Side by side",
         report.table(),
         *(f"- {note}" for note in report.notes),
+        *report.sections.values(),
         "## Method",
         method,
         "## What this does not show",

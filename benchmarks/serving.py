@@ -54,9 +54,9 @@ class Server:
         self.used_at = time.monotonic()
         return reply.status, body
 
-    def get(self, path: str) -> None:
+    def get(self, path: str, headers: dict[str, str] | None = None) -> None:
         """Get a page; raise RuntimeError unless the status is 200."""
-        status, body = self.request("GET", path)
+        status, body = self.request("GET", path, headers)
         if status != 200:  # noqa: PLR2004 - OK
             text = body.decode(errors="replace")[-2000:]
             raise RuntimeError(f"The reply to {path} is {status}: {text}\n{self.log}")
@@ -67,11 +67,11 @@ class Server:
             self.connection.close()
             self.request("GET", "/")
 
-    def time(self, path: str) -> float:
+    def time(self, path: str, headers: dict[str, str] | None = None) -> float:
         """Return how many seconds it takes to get a page."""
         self.reconnect()
         began = time.perf_counter()
-        self.get(path)
+        self.get(path, headers)
         return time.perf_counter() - began
 
     def stop(self) -> None:

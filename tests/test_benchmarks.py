@@ -73,3 +73,13 @@ def test_the_page_has_every_row_and_a_dash_where_nothing_was_measured() -> None:
     assert "| theirs | - | - (no server) |" in page
     assert page.count("said once") == 1
     assert "- cores: 2" in page
+
+
+def test_a_part_has_a_section_with_a_table_of_its_own() -> None:
+    report = Report(("runs/s",))
+    report.add_section("Worker processes", "Runs a second.", ["", "1 process"], [["ours", "42"]])
+
+    page = write(report, {}, "how", "limits")
+
+    table = "|  | 1 process |\n| --- | --- |\n| ours | 42 |"
+    assert f"## Worker processes\n\nRuns a second.\n\n{table}\n\n## Method" in page

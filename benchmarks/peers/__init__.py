@@ -24,7 +24,7 @@ import sqlalchemy as sa
 
 DATABASE = os.environ.get("BENCH_DATABASE", "")
 VARIANT = os.environ.get("BENCH_VARIANT", "")
-WORKERS = 8
+WORKERS = int(os.environ.get("BENCH_WORKERS", "8"))
 PERFORMANCE = ("throughput", "one", "tick")
 CORRECTNESS = ("twice", "killed")
 

@@ -1,4 +1,7 @@
-"""Celery 5: beat and a worker with 8 processes, Redis as broker, results in the database."""
+"""Celery 5: beat and a worker with its processes, results in the database.
+
+The broker is Redis, unless BENCH_BROKER names another.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import celery.beat
@@ -18,18 +23,32 @@ from celery.schedules import schedule as every
 
 from benchmarks.databases import REDIS_URL
 
-from . import DATABASE, VARIANT, WORKERS, tasks
+from . import DATABASE, VARIANT, WORKERS, tables, tasks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-app = Celery("bench", broker=REDIS_URL, backend=f"db+{DATABASE}")
+BROKER = os.environ.get("BENCH_BROKER", REDIS_URL)
+app = Celery("bench", broker=BROKER, backend=f"db+{DATABASE}")
 app.conf.update(broker_connection_retry_on_startup=True, worker_hijack_root_logger=False)
 RESULTS = "celery_taskmeta"
 
 noop = app.task(tasks.noop, name="noop")
 trace = app.task(tasks.trace, name="trace")
 linger = app.task(tasks.linger, name="linger")
+
+
+@app.task(name="insert")
+def insert(name: str) -> None:
+    """Insert one row, and commit."""
+    with engine_of_process().begin() as connection:
+        connection.execute(sa.insert(tables.INSERTED).values(flow=name))
+
+
+@cache
+def engine_of_process() -> sa.Engine:
+    """Return an engine that keeps its connection, made by the process that uses it."""
+    return sa.create_engine(DATABASE)
 
 
 def entries(task: str, count: int, *, due: bool = True) -> dict[str, Any]:
@@ -55,8 +74,9 @@ if os.environ.get("BENCH_TASK"):
 
 
 def prepare() -> None:
-    """Create the table of results."""
+    """Create the table of results, and that of the rows that tasks insert."""
     app.backend.ResultSession().close()
+    tables.INSERTED.create(sa.create_engine(DATABASE))
 
 
 def command(*arguments: str) -> list[str]:
@@ -119,6 +139,12 @@ def engine() -> sa.Engine:
     return sa.create_engine(DATABASE, poolclass=sa.StaticPool)
 
 
+def apply_inserts(count: int) -> None:
+    """Send tasks that insert a row, as an application does."""
+    for number in range(count):
+        insert.apply_async((f"flow-{number}",))
+
+
 def send(beat: Any, count: int) -> None:
     """Send so many tasks, by a beat if there is one."""
     if beat is None:
@@ -130,15 +156,30 @@ def send(beat: Any, count: int) -> None:
 
 def throughput(count: int) -> float:
     """Send all tasks, until their results are in the database."""
+    with worker():
+        beat = make_beat(count, due=True) if VARIANT == "beat" else None
+        return seconds_until_recorded(count, lambda: send(beat, count))
+
+
+def inserting(count: int) -> float:
+    """Send all tasks, each of which inserts a row, until their results are in the database."""
+    with worker():
+        apply_inserts(WORKERS)  # each process opens its connection
+        tasks.wait_for(recorded, 2 * WORKERS)
+        seconds = seconds_until_recorded(count, lambda: apply_inserts(count))
+    tables.check_inserted(count + WORKERS)
+    return seconds
+
+
+def seconds_until_recorded(count: int, send_all: Callable[[], None]) -> float:
+    """Call a function that sends so many tasks; return the seconds until all have results."""
     look = engine().connect()
     counted = sa.text(f"SELECT count(*) FROM {RESULTS}")
-    with worker():
-        before = recorded()
-        beat = make_beat(count, due=True) if VARIANT == "beat" else None
-        began = time.perf_counter()
-        send(beat, count)
-        tasks.wait_for(lambda: look.execute(counted).scalar_one(), before + count)
-        return time.perf_counter() - began
+    before = recorded()
+    began = time.perf_counter()
+    send_all()
+    tasks.wait_for(lambda: look.execute(counted).scalar_one(), before + count)
+    return time.perf_counter() - began
 
 
 def one(times: int) -> list[float]:
