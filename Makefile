@@ -29,10 +29,10 @@ ROUNDS = 20
 DATABASE = sqlite
 # The options of `make fuzz`.
 REQUESTS = 2000
-CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE)
+CHAOS = cd tests && ../$(PYTHON) -B -m chaos --database $(DATABASE) $(if $(BROKER),--broker $(BROKER))
 BENCH = $(if $(QUICK),--quick) $(if $(ONLY),--only $(ONLY)) $(if $(PEERS),--peers '$(PEERS)')
 
-.PHONY: help setup demo test-fast test test-servers test-all chaos storm fuzz bench sure format manifest
+.PHONY: help setup demo test-fast test test-servers test-all chaos storm fuzz bench screenshots sure format manifest
 .DEFAULT_GOAL := help
 
 help: ## List these commands
@@ -55,7 +55,7 @@ test-servers: .venv/installed ## The tests of a project and of the engine on Pos
 test-all: .venv/installed ## Everything: the matrix, updates and chaos too
 	$(PYTEST) $(TWO)
 
-chaos: .venv/installed ## Kill, stop, crash and silence, then audit: MINUTES=10 DATABASE=postgresql SEED=1
+chaos: .venv/installed ## Kill, stop, crash and silence, then audit: MINUTES=10 DATABASE=postgresql BROKER=amqp SEED=1
 	$(CHAOS) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 storm: .venv/installed ## 50 beats at once on 200 due flows: ROUNDS=20 DATABASE=mysql
@@ -66,6 +66,9 @@ fuzz: .venv/installed ## Send odd requests to served projects: REQUESTS=10000 SE
 
 bench: .venv-bench/installed ## Measure beside the peers: QUICK=1 ONLY=throughput PEERS=celery
 	@.venv-bench/bin/python -B -m benchmarks $(BENCH)
+
+screenshots: .venv/installed ## Every page into var/screenshots, two of them into docs/images: needs Chromium
+	$(PYTHON) scripts/screenshots.py
 
 sure: .venv/installed ## Check format, lint and types of the template's own code
 	$(PYTHON) -m ruff format $(RUFF) --check $(CHECKED)

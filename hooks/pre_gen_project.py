@@ -31,14 +31,15 @@ PACKAGE_NAME = re.compile(r"[a-z][a-z0-9_]*")
 # The rendered project imports these: a package of its own of that name would hide them.
 IMPORTED_MODULES = frozenset(
     """
-    alembic annotated_types ast_serialize billiard bs4 celery click coverage cronsim dotenv greenlet
-    heartbeat hupper hypothesis idna iniconfig jinja2 kombu librt mako markdown_it markupsafe mdurl
-    mypy mypy_extensions mypyc packaging paste pathspec pip pkg_resources plaster
-    plaster_pastedeploy pluggy psycopg psycopg_binary py pydantic pydantic_core pydantic_settings
+    alembic amqp annotated_types ast_serialize async_timeout billiard bs4 celery click
+    click_didyoumean click_plugins click_repl coverage cronsim dateutil dotenv greenlet heartbeat
+    hupper hypothesis idna iniconfig jinja2 kombu librt mako markdown_it markupsafe mdurl mypy
+    mypy_extensions mypyc packaging paste pathspec pip pkg_resources plaster plaster_pastedeploy
+    pluggy prompt_toolkit psycopg psycopg_binary py pydantic pydantic_core pydantic_settings
     pygments pymysql pyramid pyramid_debugtoolbar pyramid_jinja2 pyramid_mako pyramid_retry
-    pyramid_tm pytest pytest_cov pythonjsonlogger rich ruff setuptools soupsieve sqlalchemy tests
-    transaction translationstring typing_extensions typing_inspection tzdata uv venusian waitress
-    webob webtest zope
+    pyramid_tm pytest pytest_cov pythonjsonlogger redis rich ruff setuptools six soupsieve
+    sqlalchemy tests transaction translationstring typing_extensions typing_inspection tzdata
+    tzlocal uv venusian vine waitress wcwidth webob webtest zope
     """.split()
 )
 
@@ -77,7 +78,6 @@ def find_faults(answers: dict[str, str], folder: Path, python: tuple[int, int]) 
         fault_of_slug(answers["project_slug"]),
         fault_of_text("project_name", answers["project_name"]),
         fault_of_text("description", answers["description"]),
-        fault_of_executor(answers["executor"]),
         fault_of_folder(folder),
         fault_of_space(folder),
         fault_of_python(python),
@@ -116,13 +116,6 @@ def fault_of_text(name: str, text: str) -> str:
         )
     if any(unicodedata.category(character) in UNSAFE_CATEGORIES for character in text):
         return f"{name} {show(text)} holds a line break or a control character: leave those out."
-    return ""
-
-
-def fault_of_executor(executor: str) -> str:
-    """Say that Celery has to wait."""
-    if executor == "celery":
-        return "executor celery is not available in this version: choose local."
     return ""
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pytest
 from cookiecutter.main import cookiecutter
+from jinja2 import Template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -319,7 +320,9 @@ def make_small_project(project: Path) -> None:
     """Write the least of a project, with the real set-up and Makefile."""
     (project / "scripts").mkdir(parents=True)
     shutil.copy(PROJECT / "scripts" / "bootstrap.py", project / "scripts")
-    shutil.copy(PROJECT / "Makefile", project)
+    makefile = Template((PROJECT / "Makefile").read_text(), keep_trailing_newline=True)
+    answers = {"project_slug": "data_flows", "executor": "local"}
+    (project / "Makefile").write_text(makefile.render(cookiecutter=answers))
     for name, text in SMALL_PROJECT.items():
         (project / name).write_text(text)
 

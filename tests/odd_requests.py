@@ -17,6 +17,9 @@ PATHS = (
     ),
     *("/heartbeat/flows/x", "/heartbeat/flows/import_csv/runs", "/heartbeat/runs/1"),
     *("/heartbeat/runs/999999999999999999", "/heartbeat/runs/x", "/heartbeat/%ff", "/%ff", "/"),
+    *("/heartbeat/runs", "/heartbeat/runs?limit=0", "/heartbeat/runs?flow=%00&before=9e99"),
+    *("/heartbeat/beats", "/heartbeat/beats?limit=1&limit=2", "/heartbeat/runs?flow=%ff&status="),
+    *("/heartbeat/openapi.json", "/heartbeat/runs?flow=%F0%9F%A6%89", "/heartbeat/beats?x=1"),
     *("/heartbeats", "/heartbeat/../heartbeat", "/heartbeat/flows/%00", "/heartbeat/flows/..%2f"),
     *("/heartbeat/flows/%F0%9F%A6%89", "http://[/heartbeat", "http://x:99999999/heartbeat", "*"),
 )

@@ -471,6 +471,9 @@ def last_line(output: str) -> str:
 
 def say_what_is_next() -> None:
     """Print the lines that serve the project and send it a first beat."""
+    settings = Path("development.ini")
+    if settings.is_file() and "heartbeat.executor = celery" in settings.read_text(encoding="utf-8"):
+        say("\nIts flows are executed by a worker. Start one in another terminal: make worker")
     say("\nReady. Serve it, and call it from a second terminal in the same folder:\n")
     say(f"cd {shlex.quote(str(Path.cwd()))}")
     say(f"{BIN / 'pserve'} development.ini")

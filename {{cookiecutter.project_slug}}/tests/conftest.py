@@ -2,24 +2,13 @@
 
 import json
 import os
-{%- if cookiecutter.database == "sqlite" %}
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-{%- else %}
-import uuid
-from collections.abc import Callable, Iterator
-from pathlib import Path
-{%- endif %}
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from pyramid.paster import get_appsettings
-{%- if cookiecutter.database != "sqlite" %}
-from sqlalchemy import MetaData, create_engine, make_url
-from sqlalchemy.exc import OperationalError
-{%- endif %}
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
@@ -33,7 +22,12 @@ from {{cookiecutter.project_slug}}.models import (
     get_engine,
 )
 
+from .database import create_database, without_rows
+
 Command = Callable[..., Any]
+
+# The fixture `run_flow`, which runs a flow in the session of `dbsession`.
+pytest_plugins = "{{cookiecutter.project_slug}}.heartbeat.optional.testing"
 
 TOKEN = "a-token-for-tests-and-nothing-else"  # noqa: S105 - not a secret
 INI_FILE = os.path.abspath("testing.ini")  # noqa: PTH100 - tests may change the folder
@@ -49,63 +43,25 @@ def migrate(url: str) -> None:
         patch.setenv("DATABASE_URL", url)
         migrated = CliRunner().invoke(heartbeat, ["migrate", "-c", INI_FILE])
     assert migrated.exit_code == 0, migrated.output
-{%- if cookiecutter.database == "sqlite" %}
 
 
 @pytest.fixture(scope="session")
-def migrated_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Migrate an SQLite file, once."""
-    file = tmp_path_factory.mktemp("database") / "migrated.sqlite"
-    migrate(f"sqlite:///{file}")
-    return file
+def migrated_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Create and migrate a database, once."""
+    with create_database(tmp_path_factory.mktemp("database")) as url:
+        migrate(url)
+        yield url
 
 
 @pytest.fixture
-def database_url(migrated_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Copy the database for this test. The application and its commands use the copy."""
-    url = f"sqlite:///{shutil.copy(migrated_file, tmp_path / 'test.sqlite')}"
-    monkeypatch.setenv("DATABASE_URL", url)
-    monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
-    return url
-{%- else %}
-
-
-@pytest.fixture(scope="session")
-def migrated_url() -> Iterator[str]:
-    """Create and migrate a database on the server of development.ini, and drop it at the end.
-
-    TEST_DATABASE_URL names a database on another server.
-    """
-    development = get_appsettings("development.ini")["sqlalchemy.url"]
-    server = make_url(os.environ.get("TEST_DATABASE_URL") or development)
-    owner = create_engine(server, isolation_level="AUTOCOMMIT")
-    try:
-        owner.connect().close()
-    except OperationalError as error:
-        pytest.skip(f"the database server does not answer: {error.orig}")
-    name = f"heartbeat_test_{uuid.uuid4().hex[:8]}"
-    url = server.set(database=name).render_as_string(hide_password=False)
-    migrate(url)
-    yield url
-    with owner.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name}")
-    owner.dispose()
-
-
-@pytest.fixture
-def database_url(migrated_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Name the database to the application and its commands. Delete all rows after the test."""
-    monkeypatch.setenv("DATABASE_URL", migrated_url)
-    monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
-    yield migrated_url
-    engine, tables = get_engine({}), MetaData()
-    tables.reflect(engine)
-    with engine.begin() as connection:
-        for table in reversed(tables.sorted_tables):
-            if not table.name.endswith("version"):  # Alembic's
-                connection.execute(table.delete())
-    engine.dispose()
-{%- endif %}
+def database_url(
+    migrated_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[str]:
+    """Give this test a database without rows. The application and its commands use it."""
+    with without_rows(migrated_url, tmp_path) as url:
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.setenv("HEARTBEAT_TOKEN", TOKEN)
+        yield url
 
 
 @pytest.fixture

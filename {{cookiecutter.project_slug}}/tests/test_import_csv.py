@@ -9,12 +9,16 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from {{cookiecutter.project_slug}}.flows.import_csv import (
+    import_csv,
+)
+from {{cookiecutter.project_slug}}.heartbeat.optional.testing import (
+    RunFlow,
+)
 from {{cookiecutter.project_slug}}.models.csv_import import (
     CsvFile,
     CsvRecord,
 )
-
-from .conftest import Command
 
 
 def stored(dbsession: Session) -> list[tuple[int, dict[str, str]]]:
@@ -29,13 +33,15 @@ def stored_files(dbsession: Session) -> list[tuple[str, int]]:
     return [(name, count) for name, count in dbsession.execute(columns)]
 
 
-def test_a_new_file_is_loaded_row_by_row(inbox: Path, command: Command, dbsession: Session) -> None:
+def test_a_new_file_is_loaded_row_by_row(
+    inbox: Path, run_flow: RunFlow, dbsession: Session
+) -> None:
     (inbox / "birds.csv").write_text("name,legs\nheron,2\nowl,2\n")
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["status"] == "success"
-    assert run["result"] == {"files": 1, "rows": 2, "problems": []}
+    assert run.error is None
+    assert run.result == {"files": 1, "rows": 2, "problems": []}
     assert stored_files(dbsession) == [("birds.csv", 2)]
     assert stored(dbsession) == [
         (2, {"name": "heron", "legs": "2"}),
@@ -44,57 +50,59 @@ def test_a_new_file_is_loaded_row_by_row(inbox: Path, command: Command, dbsessio
 
 
 def test_a_file_that_was_loaded_is_not_loaded_again(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "birds.csv").write_text("name\nheron\n")
-    command("run", "import_csv")
+    run_flow(import_csv)
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["result"] == {"files": 0, "rows": 0, "problems": []}
+    assert run.result == {"files": 0, "rows": 0, "problems": []}
     assert stored_files(dbsession) == [("birds.csv", 1)]
 
 
 def test_the_same_content_under_another_name_is_not_loaded_again(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "birds.csv").write_text("name\nheron\n")
     (inbox / "copy.csv").write_text("name\nheron\n")
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
     assert stored_files(dbsession) == [("birds.csv", 1)]
-    assert "copy.csv was loaded before, as birds.csv" in run["log"]
+    assert "copy.csv was loaded before, as birds.csv" in run.log
 
 
 def test_a_file_with_new_content_is_loaded_under_its_old_name(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "birds.csv").write_text("name\nheron\n")
-    command("run", "import_csv")
+    run_flow(import_csv)
     (inbox / "birds.csv").write_text("name\nheron\nowl\n")
 
-    command("run", "import_csv")
+    run_flow(import_csv)
 
     assert stored_files(dbsession) == [("birds.csv", 1), ("birds.csv", 2)]
 
 
-def test_only_visible_csv_files_are_read(inbox: Path, command: Command, dbsession: Session) -> None:
+def test_only_visible_csv_files_are_read(
+    inbox: Path, run_flow: RunFlow, dbsession: Session
+) -> None:
     for name in (".half.csv", "notes.txt", "BIRDS.CSV"):
         (inbox / name).write_text(f"name\n{name}\n")
     (inbox / "folder.csv").mkdir()
 
-    command("run", "import_csv")
+    run_flow(import_csv)
 
     assert stored_files(dbsession) == [("BIRDS.CSV", 1)]
 
 
 def test_a_header_alone_is_a_file_without_records(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "birds.csv").write_text("name,legs\n")
 
-    assert command("run", "import_csv")["result"] == {"files": 1, "rows": 0, "problems": []}
+    assert run_flow(import_csv).result == {"files": 1, "rows": 0, "problems": []}
     assert stored_files(dbsession) == [("birds.csv", 0)]
 
 
@@ -137,24 +145,24 @@ def test_a_value_is_stored_as_it_was_written(
     content: bytes,
     records: list[tuple[int, dict[str, str]]],
     inbox: Path,
-    command: Command,
+    run_flow: RunFlow,
     dbsession: Session,
 ) -> None:
     (inbox / "birds.csv").write_bytes(content)
 
-    command("run", "import_csv")
+    run_flow(import_csv)
 
     assert stored(dbsession) == records
 
 
 def test_a_file_longer_than_a_batch_is_loaded_whole(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "many.csv").write_text("n\n" + "".join(f"{n}\n" for n in range(2_500)))
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["result"] == {"files": 1, "rows": 2_500, "problems": []}
+    assert run.result == {"files": 1, "rows": 2_500, "problems": []}
     numbers = func.count(), func.min(CsvRecord.row_number), func.max(CsvRecord.row_number)
     assert dbsession.execute(select(*numbers)).one() == (2_500, 2, 2_501)
 
@@ -185,65 +193,63 @@ def test_a_file_longer_than_a_batch_is_loaded_whole(
         ),
     ],
 )
-def test_a_broken_file_fails_the_run_with_row_and_mend(
-    content: bytes, problem: str, inbox: Path, command: Command, dbsession: Session
+def test_a_broken_file_fails_the_run_with_row_and_fix(
+    content: bytes, problem: str, inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "broken.csv").write_bytes(content)
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["status"] == "failed"
-    assert run["error_message"].startswith(f"broken.csv, {problem}")
-    assert "; " in run["error_message"]
+    assert str(run.error).startswith(f"broken.csv, {problem}")
+    assert "; " in str(run.error)
     assert stored_files(dbsession) == []
 
 
 def test_a_broken_file_holds_back_none_of_the_good_ones(
-    inbox: Path, command: Command, dbsession: Session
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "a-broken.csv").write_text("a,b\n1,2\n3\n")
     (inbox / "b-good.csv").write_text("a\n1\n")
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["status"] == "success"
-    assert [problem[:20] for problem in run["result"]["problems"]] == ["a-broken.csv, row 3:"]
-    assert "a-broken.csv, row 3: 1 instead of 2 fields" in run["log"]
+    assert run.error is None
+    assert [problem[:20] for problem in run.result["problems"]] == ["a-broken.csv, row 3:"]
+    assert "a-broken.csv, row 3: 1 instead of 2 fields" in run.log
     assert stored_files(dbsession) == [("b-good.csv", 1)]
 
 
-def test_a_broken_file_fails_each_run_until_it_is_mended(
-    inbox: Path, command: Command, dbsession: Session
+def test_a_broken_file_fails_each_run_until_it_is_fixed(
+    inbox: Path, run_flow: RunFlow, dbsession: Session
 ) -> None:
     (inbox / "birds.csv").write_text("a,b\n1\n")
-    assert [command("run", "import_csv")["status"] for _ in range(2)] == ["failed", "failed"]
+    assert all(run_flow(import_csv).error for _ in range(2))
 
     (inbox / "birds.csv").write_text("a,b\n1,2\n")
 
-    assert command("run", "import_csv")["status"] == "success"
+    assert run_flow(import_csv).error is None
     assert stored(dbsession) == [(2, {"a": "1", "b": "2"})]
 
 
-def test_of_many_problems_the_first_ten_are_listed(inbox: Path, command: Command) -> None:
+def test_of_many_problems_the_first_ten_are_listed(inbox: Path, run_flow: RunFlow) -> None:
     (inbox / "broken.csv").write_text("a,b\n" + "1\n" * 25)
 
-    lines = command("run", "import_csv")["error_message"].splitlines()
+    lines = str(run_flow(import_csv).error).splitlines()
 
     assert lines[9].startswith("broken.csv, row 11: ")
     assert lines[10:] == ["broken.csv: and 15 more"]
 
 
-def test_a_missing_inbox_is_named_with_its_mend(inbox: Path, command: Command) -> None:
+def test_a_missing_inbox_is_named_with_its_fix(inbox: Path, run_flow: RunFlow) -> None:
     inbox.rmdir()
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["status"] == "failed"
-    assert f"there is no folder {inbox}: create it, or set" in run["error_message"]
+    assert f"there is no folder {inbox}: create it, or set" in str(run.error)
 
 
 def test_a_file_that_is_taken_away_meanwhile_is_passed_over(
-    inbox: Path, command: Command, dbsession: Session, monkeypatch: pytest.MonkeyPatch
+    inbox: Path, run_flow: RunFlow, dbsession: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inbox / "a.csv").write_text("n\n1\n")
     (inbox / "b.csv").write_text("n\n2\n")
@@ -256,15 +262,15 @@ def test_a_file_that_is_taken_away_meanwhile_is_passed_over(
 
     monkeypatch.setattr(Path, "open", take_away_and_open)
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["result"] == {"files": 1, "rows": 1, "problems": []}
-    assert "a.csv has been taken away" in run["log"]
+    assert run.result == {"files": 1, "rows": 1, "problems": []}
+    assert "a.csv has been taken away" in run.log
     assert stored_files(dbsession) == [("b.csv", 1)]
 
 
 def test_a_file_that_grows_while_it_is_read_is_not_loaded(
-    inbox: Path, command: Command, dbsession: Session, monkeypatch: pytest.MonkeyPatch
+    inbox: Path, run_flow: RunFlow, dbsession: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inbox / "birds.csv").write_text("name\nheron\n")
     file_digest = hashlib.file_digest
@@ -276,9 +282,7 @@ def test_a_file_that_grows_while_it_is_read_is_not_loaded(
 
     monkeypatch.setattr(hashlib, "file_digest", digest_and_grow)
 
-    run = command("run", "import_csv")
+    run = run_flow(import_csv)
 
-    assert run["error_message"].startswith(
-        "birds.csv: changed while it was read; upload it elsewhere"
-    )
+    assert str(run.error).startswith("birds.csv: changed while it was read; upload it elsewhere")
     assert stored_files(dbsession) == []
