@@ -12,9 +12,11 @@ from sqlalchemy.orm import Session
 from webtest import TestApp
 
 from data_flows.heartbeat import Heartbeat, Run
+from data_flows.heartbeat.run import ClaimedRun
+from data_flows.heartbeat.runs.request import claim_pending
 
 from ..conftest import MakeApp, heartbeat_of
-from ..factories import data_flow
+from ..factories import NOON, data_flow, data_flow_run
 from ..notes import Note
 
 Post = Callable[..., Any]
@@ -155,3 +157,23 @@ def test_one_due_flow_costs_a_beat_three_transactions(
     assert counts[BEAT, "commits"] == 3
     # Both looks begin with a glance, which mostly is the only question of the second one.
     assert counts[BEAT, "statements"] <= 13
+
+
+def test_a_worker_of_celery_takes_a_run_by_two_statements_and_one_commit(
+    make_app: MakeApp, post: Post, dbsession: Session
+) -> None:
+    app = make_idle_app(make_app, post)
+    flow = data_flow(name="handed over", handler="idle", window_starts_at=NOON)
+    run = data_flow_run(data_flow=flow, window_start=NOON, window_end=NOON, sent_at=NOON)
+    dbsession.add_all([flow, run])
+    dbsession.commit()
+    heartbeat, taken = heartbeat_of(app), list[ClaimedRun | None]()
+    taking = threading.Thread(target=lambda: taken.append(claim_pending(heartbeat, run.id)))
+    taking.name = RUN
+
+    with counted(heartbeat) as counts:
+        taking.start()
+        taking.join()
+
+    assert [each and each.id for each in taken] == [run.id]
+    assert (counts[RUN, "statements"], counts[RUN, "commits"]) == (2, 1)

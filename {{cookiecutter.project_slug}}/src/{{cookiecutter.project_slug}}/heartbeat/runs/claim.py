@@ -8,9 +8,10 @@ import logging
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, Table, Text, bindparam, cast, select, update
+from sqlalchemy import ColumnElement, Select, Table, Text, bindparam, cast, select, update
 from sqlalchemy.orm import Session
 
 from ..core import Heartbeat
@@ -44,15 +45,12 @@ _FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).whe
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("limit"))
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-# By id, so that flows are locked in the same order everywhere.
-_LOCK_FLOWS = select(*READ).where(DataFlow.id.in_(bindparam("flows", expanding=True)))
-_LOCK_FLOWS = _LOCK_FLOWS.order_by(DataFlow.id).with_for_update(skip_locked=True)
-_PENDING_OF_FLOWS = (
-    select(*_RUN.c)
-    .join(DataFlowRun.data_flow)
-    .where(DataFlowRun.data_flow_id.in_(bindparam("flows", expanding=True)), *IS_PENDING)
-    .order_by(DataFlowRun.data_flow_id)
-)
+# Pending runs with their flows. By id, so that flows are locked in the same order everywhere.
+_LOCK_PENDING = select(*READ, *_RUN.c)
+_LOCK_PENDING = _LOCK_PENDING.join(DataFlowRun).where(DataFlowRun.active == 1, *IS_PENDING)
+_LOCK_PENDING = _LOCK_PENDING.order_by(DataFlow.id).with_for_update(skip_locked=True)
+_PENDING_OF_FLOWS = _LOCK_PENDING.where(DataFlow.id.in_(bindparam("flows", expanding=True)))
+_PENDING_RUN = _LOCK_PENDING.where(DataFlowRun.id == bindparam("run"))
 
 
 def claim(
@@ -98,30 +96,48 @@ def take_pending(
 
     hand_over: leave them `pending`, and pass over those that were handed over not long ago.
     """
-    connection = session.connection()
-    locked = connection.execute(_LOCK_FLOWS, {"flows": [*flow_ids]}).all()
-    now = heartbeat.clock.now()
-    flows = {flow.id: flow for flow in keep_readable(session, now, locked)}
+    chosen = {"flows": [*flow_ids]}
+    return _take(session, heartbeat, _PENDING_OF_FLOWS, chosen, hand_over=hand_over)
+
+
+def take_pending_run(session: Session, heartbeat: Heartbeat, run_id: int) -> list[ClaimedRun]:
+    """Take one run, if it is pending and nobody else holds its row. The caller commits."""
+    return _take(session, heartbeat, _PENDING_RUN, {"run": run_id}, hand_over=False)
+
+
+def _take(
+    session: Session,
+    heartbeat: Heartbeat,
+    pending: Select[*tuple[Any, ...]],
+    chosen: Mapping[str, Any],
+    *,
+    hand_over: bool,
+) -> list[ClaimedRun]:
     redeliver_after = heartbeat.redeliver_after if hand_over else None
-    asked = query_params(now, heartbeat.flows, redeliver_after) | {"flows": [*flows]}
-    # Read again under the lock: another process may have taken them since.
-    found = connection.execute(_PENDING_OF_FLOWS, asked).all()
+    asked = query_params(heartbeat.clock.now(), heartbeat.flows, redeliver_after)
+    found = session.connection().execute(pending, {**asked, **chosen}).all()
+    now = heartbeat.clock.now()
     take = _handed_over if hand_over else _taken
-    runs, changes = list[ClaimedRun](), list[dict[str, Any]]()
-    for row in found:
-        if problem := problem_of(row):
-            disable(session, row.data_flow_id, str(problem), now)
+    runs, changes, first = list[ClaimedRun](), list[dict[str, Any]](), list[ClaimedRun]()
+    sent = dict[int, datetime]()
+    for flow in found:
+        # Behind its columns are those of its run.
+        run = SimpleNamespace(**dict(zip(_RUN.c.keys(), flow[len(READ) :], strict=True)))
+        if problem := problem_of(run, flow):
+            disable(session, flow.id, str(problem), now)
             continue
-        flow = flows[row.data_flow_id]
-        change = take(heartbeat, flow, row._asdict(), now)
-        changes.append({"id": row.id, **change})
-        runs.append(_claimed(flow, {**row._asdict(), **change}))
+        change = take(heartbeat, flow, vars(run), now)
+        changes.append({"id": run.id, **change})
+        taken = _claimed(flow, {**vars(run), **change})
+        runs.append(taken)
+        if run.sent_at is not None:
+            sent[run.id] = run.sent_at
+        # The first run of a flow starts its windows: it may fail.
+        if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
+            first.append(taken)
     _change(session, _RUN, changes)
     if hand_over:
-        _count_redeliveries(session, runs, found)
-    # The first run of a flow starts its windows: it may fail.
-    first = [run for run in runs if flows[run.data_flow_id].window_starts_at is None]
-    first = [run for run in first if run.trigger != Trigger.BACKFILL]
+        _count_redeliveries(session, runs, sent)
     starts = [
         {"id": run.data_flow_id, "window_starts_at": run.window_start, "updated_at": now}
         for run in first
@@ -131,10 +147,9 @@ def take_pending(
 
 
 def _count_redeliveries(
-    session: Session, runs: Sequence[ClaimedRun], before: Sequence[Row[*tuple[Any, ...]]]
+    session: Session, runs: Sequence[ClaimedRun], sent: Mapping[int, datetime]
 ) -> None:
-    """Count and log those of `runs` that were handed over `before`, too: no worker began them."""
-    sent = {row.id: row.sent_at for row in before if row.sent_at is not None}
+    """Count and log those of `runs` that were `sent` before, by id: no worker began them."""
     again = [run for run in runs if run.id in sent]
     for run in again:
         message = "run %d of %s is sent again: no worker has begun it since %s"
@@ -260,7 +275,8 @@ def _handed_over(
 
 
 def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
-    known = {**flow._asdict(), "flow_name": flow.name, **run}
+    known = {"configuration": flow.configuration, "handler": flow.handler, "flow_name": flow.name}
+    known |= run
     return ClaimedRun(**{name: known[name] for name in ClaimedRun.__slots__})
 
 

@@ -5,7 +5,7 @@ Functions with a `session` are steps within a transaction, which the caller comm
 
 from collections.abc import Sequence
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from .. import errors
@@ -16,13 +16,9 @@ from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..run import ClaimedRun, Window
 from ..schedules.rule import Rule
 from ..validation import validate_input
-from .claim import take_pending
+from .claim import take_pending, take_pending_run
 from .release import remember_claims
 from .unreadable import require_readable
-
-_FLOW_OF_PENDING = select(DataFlowRun.data_flow_id).where(
-    DataFlowRun.id == bindparam("run"), DataFlowRun.status == RunStatus.PENDING.value
-)
 
 
 def claim_now(heartbeat: Heartbeat, name: str, window: Window | None = None) -> ClaimedRun:
@@ -46,12 +42,10 @@ def claim_pending(heartbeat: Heartbeat, run_id: int) -> ClaimedRun | None:
 
         def work(session: Session) -> list[ClaimedRun]:
             begin_writing(session)
-            flows = session.connection().scalars(_FLOW_OF_PENDING, {"run": run_id}).all()
-            runs = take_pending(session, heartbeat, flows)
+            runs = take_pending_run(session, heartbeat, run_id)
             claimed.extend(runs)
             return runs
 
-        # A flow has one run that is pending, at most.
         return next(iter(heartbeat.transact(work)), None)
 
 
