@@ -287,6 +287,25 @@ def test_a_condition_that_raises_is_a_reason_and_stops_no_other_flow(
     assert "the condition of load failed" in caplog.text
 
 
+def test_a_condition_that_goes_on_failing_is_logged_once(
+    make_app: MakeApp, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
+    errors = [ValueError("no such bird"), ValueError("no such bird"), ValueError("no such owl")]
+
+    def when(_run: Run) -> bool:
+        raise errors.pop(0)
+
+    app = make_app((load, {"when": when}))
+    for _beat in range(3):
+        post(app)
+
+    logged = [each.getMessage() for each in caplog.records if "condition of" in each.getMessage()]
+    assert [message.splitlines()[-1] for message in logged] == [
+        "ValueError: no such bird",
+        "ValueError: no such owl",
+    ]
+
+
 def test_a_condition_is_asked_once_a_beat(make_app: MakeApp, post: Post, clock: FakeClock) -> None:
     asked = []
 

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import Connection, event, select, text, update
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
@@ -247,6 +247,25 @@ def test_a_new_row_has_the_options_of_its_flow(make_app: MakeApp, post: Post) ->
     post(app)
 
     assert options(app) == ("retry", 2, 300, 7)
+
+
+def test_many_rows_follow_their_options_batch_by_batch(
+    make_app: MakeApp, post: Post, dbsession: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = make_app((Flow(), OPTIONS))
+    post(app)
+    names = [f"flow {number}" for number in range(5)]
+    dbsession.add_all([data_flow(name=name, handler="flow") for name in names])
+    dbsession.commit()
+    monkeypatch.setattr("data_flows.heartbeat.runs.register.BATCH", 2)
+    heartbeat, commits = heartbeat_of(app), list[Connection]()
+    heartbeat.registered.clear()
+
+    event.listen(heartbeat.engine, "commit", commits.append)
+    register(heartbeat)
+
+    assert {options(app, name) for name in names} == {("retry", 2, 300, 7)}
+    assert len(commits) > len(names) / 2
 
 
 def test_a_row_follows_options_that_change_in_the_code(make_app: MakeApp, post: Post) -> None:

@@ -113,12 +113,17 @@ def _why_not(heartbeat: Heartbeat, flow: FlowRow, now: datetime) -> str | None:
         return None  # the run fails with this error
     except BaseException as error:  # noqa: BLE001 - it may raise anything, and the beat goes on
         details = describe_error(error, heartbeat.secrets())
-        log.warning("the condition of %s failed:\n%s", flow.name, details["error_backtrace"])
         reason = f"its condition failed: {details['error_type']}: {details['error_message']}"
+        if _stored(heartbeat, reason) != flow.held_because:  # else it was logged by a beat before
+            log.warning("the condition of %s failed:\n%s", flow.name, details["error_backtrace"])
     seconds = heartbeat.clock.monotonic() - began
     if seconds > LONG:
         log.warning("the condition of %s took %.1f s: beats wait for it", flow.name, seconds)
-    return None if reason is None else redact(reason, heartbeat.secrets(), LONGEST_MESSAGE)
+    return None if reason is None else _stored(heartbeat, reason)
+
+
+def _stored(heartbeat: Heartbeat, reason: str) -> str:
+    return redact(reason, heartbeat.secrets(), LONGEST_MESSAGE)
 
 
 def _reason_of(answer: object) -> str | None:

@@ -3,9 +3,10 @@
 import logging
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
@@ -18,6 +19,9 @@ from ..models import DataFlow
 from ..schedules.rule import first_slot, rescheduled
 from .retry import OPTIONS
 from .unreadable import problem_of
+
+# How many rows are written in one transaction.
+BATCH = 1_000
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +49,8 @@ def register(heartbeat: Heartbeat) -> None:
             changed.add(name)
     if changed:  # without a change, a process starts even while others hold locks
         _adopt_schedules(heartbeat, changed)
-    if stale := {row.handler for row in recorded if _is_stale(heartbeat, row)}:
-        heartbeat.transact(lambda session: _record_options(session, heartbeat, sorted(stale)))
+    for handler in sorted({row.handler for row in recorded if _is_stale(heartbeat, row)}):
+        _record_options(heartbeat, heartbeat.flows[handler])
     heartbeat.registered.set()
 
 
@@ -59,15 +63,26 @@ def _is_stale(heartbeat: Heartbeat, row: Any) -> bool:
     return any(getattr(row, column) != value for column, value in options.items())
 
 
-def _record_options(session: Session, heartbeat: Heartbeat, handlers: list[str]) -> None:
-    """Write the options that take effect after a failure to all rows of these handlers."""
-    begin_writing(session)
-    mine = DataFlow.handler.in_(handlers)
-    session.execute(select(DataFlow.id).where(mine).order_by(DataFlow.id).with_for_update())
-    for handler in handlers:
-        options = heartbeat.flows[handler].failure_options()
-        rows = update(DataFlow).where(DataFlow.handler == handler)
+def _record_options(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+    """Write the options that take effect after a failure to all rows of a handler.
+
+    Each batch is a transaction of its own, since a handler may have a million rows.
+    """
+    options = definition.failure_options()
+    differs = or_(*(column.is_distinct_from(options[column.key]) for column in OPTIONS))
+    stale = select(DataFlow.id).where(DataFlow.handler == definition.name, differs)
+    stale = stale.order_by(DataFlow.id).limit(BATCH).with_for_update()
+
+    def step(session: Session, after: int) -> list[int]:
+        begin_writing(session)
+        ids = session.scalars(stale.where(DataFlow.id > after)).all()
+        rows = update(DataFlow).where(DataFlow.id.in_(ids))
         session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
+        return [*ids]
+
+    last = 0
+    while ids := heartbeat.transact(partial(step, after=last)):
+        last = ids[-1]
 
 
 def new_row(definition: FlowDefinition, now: datetime) -> DataFlow:
