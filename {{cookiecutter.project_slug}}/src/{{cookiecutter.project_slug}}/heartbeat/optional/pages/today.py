@@ -35,7 +35,7 @@ from .work import oldest_pending, workers
 
 BEHIND, AHEAD = timedelta(hours=24), timedelta(hours=6)
 # With more flows than MAX_LANES: the first ones of those in trouble or running, and the next ones.
-MAX_LANES, FIRST_LANES, NEXT_LANES = 40, 10, 20
+MAX_LANES, FIRST_LANES, NEXT_LANES = 40, 10, 10
 # All bars together, and the slots of a flow: enough for one a minute.
 MAX_BARS, MAX_SLOTS = 150, 361
 # The runs of a flow are counted in parts of the day, so many of them for all flows together.
