@@ -115,7 +115,7 @@ def test_a_configuration_that_is_not_an_object_is_refused(
         ({"timeout": "10m"}, "execute_in_subprocess", "optional/timeouts.py"),
         ({"after": ["other"]}, "check_conditions", "optional/conditions.py"),
         ({"when": one}, "check_conditions", "optional/conditions.py"),
-        ({"queue": "heavy"}, "hand_over", "optional/celery"),
+        ({"queue": "heavy"}, "queues", "optional/celery/"),
     ],
 )
 def test_an_option_is_refused_where_nothing_could_keep_it(

@@ -100,9 +100,10 @@ class Heartbeat:
     obstacles: tuple[Obstacle, ...] = ()
     # For lines that a caller, or a database that is away, would repeat many times.
     repeats: RepeatLimit = field(default_factory=RepeatLimit)
-    # Set by optional/alarms and optional/webhooks, whose options of flows need them.
+    # Set by optional/alarms, optional/webhooks and optional/celery: their options of flows need it.
     alarms: object | None = None
     pings: object | None = None
+    queues: object | None = None
     # Optional modules that follow what happens here. They must not block.
     subscribers: list[Callable[[Event], None]] = field(default_factory=list)
     # Periodic work of optional modules: each beat calls it after its runs.

@@ -40,7 +40,7 @@ _MODULES = {
     "alert_after": ("alarms", "optional/alarms/"),
     "remind_every": ("alarms", "optional/alarms/"),
     "expect_success_within": ("alarms", "optional/alarms/"),
-    "queue": ("hand_over", "optional/celery"),
+    "queue": ("queues", "optional/celery/"),
 }
 # No spaces around it: for MySQL, a name with a space at its end equals the one without. No leading
 # dot: in a URL, ".." is the folder above. And no character that `printing` escapes.

@@ -144,7 +144,7 @@ class Beat:
         return not found.is_empty
 
     def _start_runs(self) -> None:
-        if self.heartbeat.hand_over is None or self.is_local:
+        if self.heartbeat.hand_over is None:
             self.local.record_and_claim()
         else:
             self.heartbeat.hand_over(self)

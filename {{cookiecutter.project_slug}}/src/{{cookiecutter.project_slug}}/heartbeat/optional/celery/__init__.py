@@ -19,8 +19,8 @@ def includeme(config: Configurator) -> None:
     Raises SettingsError if the broker's URL cannot be used, or a package is missing.
     """
     heartbeat: Heartbeat = config.registry["heartbeat"]
+    heartbeat.queues = True  # the option is valid with both executors
     if heartbeat.settings.executor == "local":
-        heartbeat.hand_over = print  # never called: it makes the option `queue` valid
         return
     try:
         from .sending import Sender
