@@ -31,7 +31,6 @@ WORKERS = 8
 # The handlers of the flows; many rows share one of them.
 FLOWS = '''"""Flows that the benchmarks run."""
 
-import logging
 import os
 import time
 
@@ -40,8 +39,6 @@ import sqlalchemy as sa
 from ..heartbeat import Run, flow
 
 ROWS = sa.table("bench_rows", sa.column("flow"))
-# As production.ini has it for the answer `celery`.
-logging.getLogger("celery").setLevel(logging.WARNING)
 
 
 def leave_trace(name: str) -> None:

@@ -54,6 +54,8 @@ def test_its_worker_runs_what_a_beat_hands_over(project: Project, broker: str) -
     [run] = [run for run in project.runs(**environment) if run["flow"] == flow]
     assert run["status"] == "success", output + said.everything
     assert run["sent_at"] is not None
+    assert f"{flow} succeeded" in said.everything
+    assert "] succeeded in" not in said.everything  # Celery's own line for it
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql", "mysql"])

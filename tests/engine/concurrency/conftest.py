@@ -36,7 +36,7 @@ listen = 127.0.0.1:{port}
 threads = 8
 
 [loggers]
-keys = root
+keys = root, celery
 
 [handlers]
 keys = console
@@ -47,6 +47,11 @@ keys = plain
 [logger_root]
 level = INFO
 handlers = console
+
+[logger_celery]
+level = INFO
+handlers =
+qualname = celery
 
 [handler_console]
 class = StreamHandler

@@ -302,8 +302,8 @@ def test_the_schedule_waits_between_two_windows_of_a_backfill(
     register(heartbeat)
     with heartbeat.session() as session:
         flow = lock_flow(session, heartbeat, "work")
-        ask_for_run(session, heartbeat, flow, Window(*days(0)[0]))
-        [claimed] = take_pending(session, heartbeat, [flow.id])
+        requested = ask_for_run(session, heartbeat, flow, Window(*days(0)[0]))
+        [claimed] = take_pending(session, heartbeat, [requested])
     assert execute(heartbeat, claimed) == "success"
 
     between = post(app).json

@@ -167,13 +167,13 @@ def test_a_worker_of_celery_takes_a_run_by_two_statements_and_one_commit(
     run = data_flow_run(data_flow=flow, window_start=NOON, window_end=NOON, sent_at=NOON)
     dbsession.add_all([flow, run])
     dbsession.commit()
-    heartbeat, taken = heartbeat_of(app), list[ClaimedRun | None]()
-    taking = threading.Thread(target=lambda: taken.append(claim_pending(heartbeat, run.id)))
+    heartbeat, taken = heartbeat_of(app), list[ClaimedRun]()
+    taking = threading.Thread(target=lambda: taken.extend(claim_pending(heartbeat, [run.id])))
     taking.name = RUN
 
     with counted(heartbeat) as counts:
         taking.start()
         taking.join()
 
-    assert [each and each.id for each in taken] == [run.id]
+    assert [each.id for each in taken] == [run.id]
     assert (counts[RUN, "statements"], counts[RUN, "commits"]) == (2, 1)

@@ -94,7 +94,7 @@ class Heartbeat:
     check_conditions: Callable[["Heartbeat", dict[int, bool]], None] | None = None
     # Set by optional/celery: hands what is due to the workers of Celery, for a beat in progress.
     hand_over: Callable[[Any], None] | None = None
-    # Set by optional/celery, too: hands over the requested runs of flows, by their ids.
+    # Set by optional/celery, too: hands over requested runs, by their ids.
     hand_over_requested: Callable[[Sequence[int]], None] | None = None
     # Set by optional/conditions.py, too: what keeps a flow from running although it is due.
     obstacles: tuple[Obstacle, ...] = ()

@@ -41,16 +41,15 @@ _ANY_PENDING = DataFlowRun.pending().order_by(None).exists().label("any_pending"
 # The index on next_run_at yields the rows in order, so that no others are locked.
 _LOCK_DUE = select(*READ, _ANY_PENDING).where(*IS_DUE).order_by(DataFlow.next_run_at)
 _LOCK_DUE = _LOCK_DUE.limit(bindparam("limit")).with_for_update(skip_locked=True)
-_FIND_PENDING = select(DataFlowRun.data_flow_id).join(DataFlowRun.data_flow).where(*IS_PENDING)
+_FIND_PENDING = select(DataFlowRun.id).join(DataFlowRun.data_flow).where(*IS_PENDING)
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("limit"))
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-# Pending runs with their flows. By id, so that flows are locked in the same order everywhere.
-_LOCK_PENDING = select(*READ, *_RUN.c)
-_LOCK_PENDING = _LOCK_PENDING.join(DataFlowRun).where(DataFlowRun.active == 1, *IS_PENDING)
+# Pending runs with their flows. It waits for neither row, so that their order does not matter.
+_OF_RUN = [column.label(f"run_{column.key}") for column in _RUN.c]
+_LOCK_PENDING = select(*READ, *_OF_RUN).join(DataFlowRun).where(*IS_PENDING)
+_LOCK_PENDING = _LOCK_PENDING.where(DataFlowRun.id.in_(bindparam("runs", expanding=True)))
 _LOCK_PENDING = _LOCK_PENDING.order_by(DataFlow.id).with_for_update(skip_locked=True)
-_PENDING_OF_FLOWS = _LOCK_PENDING.where(DataFlow.id.in_(bindparam("flows", expanding=True)))
-_PENDING_RUN = _LOCK_PENDING.where(DataFlowRun.id == bindparam("run"))
 
 
 def claim(
@@ -90,32 +89,15 @@ def claim(
 
 
 def take_pending(
-    session: Session, heartbeat: Heartbeat, flow_ids: Sequence[int], *, hand_over: bool = False
+    session: Session, heartbeat: Heartbeat, run_ids: Sequence[int], *, hand_over: bool = False
 ) -> list[ClaimedRun]:
-    """Take the pending runs of those flows whose rows nobody else holds. The caller commits.
+    """Take those of these runs that are pending, and that nobody else holds. The caller commits.
 
     hand_over: leave them `pending`, and pass over those that were handed over not long ago.
     """
-    chosen = {"flows": [*flow_ids]}
-    return _take(session, heartbeat, _PENDING_OF_FLOWS, chosen, hand_over=hand_over)
-
-
-def take_pending_run(session: Session, heartbeat: Heartbeat, run_id: int) -> list[ClaimedRun]:
-    """Take one run, if it is pending and nobody else holds its row. The caller commits."""
-    return _take(session, heartbeat, _PENDING_RUN, {"run": run_id}, hand_over=False)
-
-
-def _take(
-    session: Session,
-    heartbeat: Heartbeat,
-    pending: Select[*tuple[Any, ...]],
-    chosen: Mapping[str, Any],
-    *,
-    hand_over: bool,
-) -> list[ClaimedRun]:
     redeliver_after = heartbeat.redeliver_after if hand_over else None
     asked = query_params(heartbeat.clock.now(), heartbeat.flows, redeliver_after)
-    found = session.connection().execute(pending, {**asked, **chosen}).all()
+    found = session.connection().execute(_LOCK_PENDING, {**asked, "runs": [*run_ids]}).all()
     now = heartbeat.clock.now()
     take = _handed_over if hand_over else _taken
     runs, changes, first = list[ClaimedRun](), list[dict[str, Any]](), list[ClaimedRun]()

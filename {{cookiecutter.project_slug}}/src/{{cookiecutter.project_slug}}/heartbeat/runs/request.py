@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from .. import errors
 from ..core import Heartbeat
-from ..db import begin_writing
+from ..db import Waiters, begin_writing
 from ..definition import FlowDefinition
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger
 from ..run import ClaimedRun, Window
 from ..schedules.rule import Rule
 from ..validation import validate_input
-from .claim import take_pending, take_pending_run
+from .claim import take_pending
 from .release import remember_claims
 from .unreadable import require_readable
 
@@ -36,32 +36,27 @@ def claim_now(heartbeat: Heartbeat, name: str, window: Window | None = None) -> 
         return heartbeat.transact(work)
 
 
-def claim_pending(heartbeat: Heartbeat, run_id: int) -> ClaimedRun | None:
-    """Claim a run that is pending; return None if it is not, or no longer."""
+def claim_pending(
+    heartbeat: Heartbeat,
+    run_ids: Sequence[int],
+    waiters: Waiters | None = None,
+    *,
+    hand_over: bool = False,
+) -> list[ClaimedRun]:
+    """Claim those of these runs that are pending, as far as nobody else has taken them.
+
+    waiters: limits how many threads wait for SQLite's write lock. hand_over: leave the runs
+    `pending`, for the workers of Celery.
+    """
     with remember_claims(heartbeat) as claimed:
 
         def work(session: Session) -> list[ClaimedRun]:
-            begin_writing(session)
-            runs = take_pending_run(session, heartbeat, run_id)
+            begin_writing(session, waiters)
+            runs = take_pending(session, heartbeat, run_ids, hand_over=hand_over)
             claimed.extend(runs)
             return runs
 
-        return next(iter(heartbeat.transact(work)), None)
-
-
-def claim_requested(
-    heartbeat: Heartbeat, flow_ids: Sequence[int], *, hand_over: bool = False
-) -> list[ClaimedRun]:
-    """Claim the pending runs of these flows, as far as nobody else has taken them.
-
-    hand_over: leave them `pending`, for the workers of Celery.
-    """
-
-    def work(session: Session) -> list[ClaimedRun]:
-        begin_writing(session, heartbeat.waiting_operators)
-        return take_pending(session, heartbeat, flow_ids, hand_over=hand_over)
-
-    return heartbeat.transact(work)
+        return heartbeat.transact(work)
 
 
 def claim_by_hand(
@@ -72,8 +67,7 @@ def claim_by_hand(
     Raises UnknownFlowError, HandlerNotRegisteredError, or ActiveRunError.
     """
     flow = lock_flow(session, heartbeat, name)
-    ask_for_run(session, heartbeat, flow, window)
-    [run] = take_pending(session, heartbeat, [flow.id])
+    [run] = take_pending(session, heartbeat, [ask_for_run(session, heartbeat, flow, window)])
     return run
 
 

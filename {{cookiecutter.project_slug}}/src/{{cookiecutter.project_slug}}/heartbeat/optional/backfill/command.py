@@ -97,8 +97,8 @@ def _claim(heartbeat: Heartbeat, name: str, window: Window) -> ClaimedRun | None
                 return ""
             if run := active_run(session, flow):
                 return _obstacle(heartbeat, flow, run)
-            ask_for_run(session, heartbeat, flow, window)
-            claimed.extend(take_pending(session, heartbeat, [flow.id]))
+            requested = ask_for_run(session, heartbeat, flow, window)
+            claimed.extend(take_pending(session, heartbeat, [requested]))
             return ""
 
         while found := heartbeat.transact(step):

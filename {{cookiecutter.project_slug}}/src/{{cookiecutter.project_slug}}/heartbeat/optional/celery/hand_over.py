@@ -15,7 +15,7 @@ from ...runs.beat import Beat
 from ...runs.claim import claim
 from ...runs.local import CONTENDED_CLAIMS, CONTENDED_PAUSE
 from ...runs.release import mark_unsent
-from ...runs.request import claim_requested
+from ...runs.request import claim_pending
 from ...runs.upcoming import seconds_to_slot
 
 # How often a beat that waits looks whether its runs have ended, in seconds.
@@ -42,10 +42,10 @@ def hand_over(send: Send, beat: Beat) -> None:
             clock.sleep(min(POLL_SECONDS, seconds, to_slot))
 
 
-def hand_over_requested(send: Send, heartbeat: Heartbeat, flow_ids: Sequence[int]) -> None:
-    """Hand over the requested runs of these flows, one batch at most; beats do so with the rest."""
-    batch = flow_ids[: heartbeat.settings.batch_size]
-    runs = claim_requested(heartbeat, batch, hand_over=True)
+def hand_over_requested(send: Send, heartbeat: Heartbeat, run_ids: Sequence[int]) -> None:
+    """Hand over requested runs, one batch at most; beats do so with the rest."""
+    batch = run_ids[: heartbeat.settings.batch_size]
+    runs = claim_pending(heartbeat, batch, heartbeat.waiting_operators, hand_over=True)
     if runs and (problem := send(runs)):
         _note_unsent(heartbeat, runs, problem)
 

@@ -4,6 +4,7 @@ It is the rendered application, made from the .ini file that HEARTBEAT_CONFIG na
 settings, database and log. Each process of the pool takes runs under claims of its own.
 """
 
+import logging
 import os
 import signal
 import threading
@@ -38,7 +39,9 @@ def make_worker(heartbeat: Heartbeat) -> Any:
         execute_run(heartbeat, run_id)
 
     worker.task(run, name=TASK)
-    # The .ini file has set up logging.
+    # The .ini file has set up logging. At INFO, Celery writes two lines more for each run.
+    celery_log = logging.getLogger("celery")
+    celery_log.setLevel(celery_log.level or logging.WARNING)
     signals.setup_logging.connect(lambda **_: None, weak=False)
     signals.worker_ready.connect(lambda **_: heartbeat.log_start(), weak=False)
     signals.worker_process_init.connect(lambda **_: stopping.begin_process(), weak=False)
@@ -83,7 +86,7 @@ def execute_run(heartbeat: Heartbeat, run_id: int) -> None:
         raise load_celery().exceptions.Reject(requeue=True)
     register(heartbeat)
     release_in_doubt(heartbeat)
-    if run := claim_pending(heartbeat, run_id):
+    for run in claim_pending(heartbeat, [run_id]):
         with heartbeat.executor.working_here(run):
             execute(heartbeat, run)
 

@@ -21,8 +21,7 @@ from ...errors import DataFlowError
 from ...models import DataFlow, DataFlowRun, RunStatus
 from ...runs.execute import execute
 from ...runs.finish import cancel
-from ...runs.release import remember_claims
-from ...runs.request import claim_requested, requested_run
+from ...runs.request import claim_pending, requested_run
 from .operations import enable
 
 # How many flows a transaction locks: databases limit the parameters of a statement.
@@ -116,20 +115,21 @@ def run_flows(heartbeat: Heartbeat, flow_ids: Sequence[int]) -> Outcome:
             with suppress(DataFlowError):
                 requested.append(requested_run(heartbeat, flow, runs.get(flow.id)))
         session.add_all(requested)
-        return [run.data_flow_id for run in requested]
+        session.flush()
+        return [run.id for run in requested]
 
     changed = _change(heartbeat, flow_ids, step)
     _start(heartbeat, changed)
     return Outcome(len(changed), len(set(flow_ids)) - len(changed))
 
 
-def _start(heartbeat: Heartbeat, flow_ids: Sequence[int]) -> None:
-    """Start the pending runs of as many flows as workers are free, or hand them over."""
+def _start(heartbeat: Heartbeat, run_ids: Sequence[int]) -> None:
+    """Start as many of the requested runs as workers are free, or hand them over."""
     if heartbeat.hand_over_requested:
-        heartbeat.hand_over_requested(flow_ids)
-    with heartbeat.executor.reserve() as room, remember_claims(heartbeat) as claimed:
-        if first := flow_ids[: room.free]:
-            claimed.extend(claim_requested(heartbeat, first))
+        heartbeat.hand_over_requested(run_ids)
+    with heartbeat.executor.reserve() as room:
+        first = run_ids[: room.free]
+        claimed = claim_pending(heartbeat, first, heartbeat.waiting_operators) if first else []
         room.taken = len(claimed)
     for run in claimed:
         heartbeat.executor.start(partial(execute, heartbeat), run)

@@ -163,13 +163,13 @@ def run_now(heartbeat: Heartbeat, name: str, window: Window | None = None) -> in
     with heartbeat.executor.reserve(wait=CLAIM_SECONDS) as room:
         if not room.free:
 
-            def ask(session: Session) -> tuple[int, int]:
+            def ask(session: Session) -> int:
                 flow = lock_flow(session, heartbeat, name)
-                return flow.id, ask_for_run(session, heartbeat, flow, window)
+                return ask_for_run(session, heartbeat, flow, window)
 
-            flow_id, run_id = heartbeat.transact(ask)
+            run_id = heartbeat.transact(ask)
             if heartbeat.hand_over_requested:
-                heartbeat.hand_over_requested([flow_id])
+                heartbeat.hand_over_requested([run_id])
             return run_id
         run = claim_now(heartbeat, name, window)
         room.taken = 1
