@@ -50,7 +50,7 @@ test: .venv/installed ## What a change can break in every rendering: under 10 mi
 	$(PYTEST) $(TWO) -m 'not slow and not servers'
 
 test-servers: .venv/installed ## The tests of a project and of the engine on PostgreSQL and MariaDB
-	$(PYTEST) $(TWO) -m servers
+	$(PYTEST) $(TWO) -n 3 -m servers
 
 test-all: .venv/installed ## Everything: the matrix, updates and chaos too
 	$(PYTEST) $(TWO)

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 from conftest import Child
-from test_project import Project, make_project, server_url, user_environment
+from test_project import DRIVERS, Project, make_project, server_url, user_environment
 
 pytestmark = [pytest.mark.install, pytest.mark.servers, pytest.mark.xdist_group("celery")]
 
@@ -16,8 +16,6 @@ WITH_CELERY = (
     *("backfill", "broken_runs", "conditions", "early_beats", "operations", "operations_run_now"),
     *("promises", "retries", "runs", "schedules", "transactions", "windows"),
 )
-# The project is for SQLite.
-DRIVERS = {"postgresql": "psycopg[binary]>=3.3", "mysql": "pymysql>=1.1"}
 REMOVE_QUEUE = """
 import sys, kombu
 with kombu.Connection(sys.argv[1]) as connection:
@@ -63,8 +61,7 @@ def test_the_engines_tests_of_it_pass(project: Project, kind: str) -> None:
     environment = {f"TEST_{broker.upper()}_URL": server_url(broker) for broker in BROKERS}
     if kind != "sqlite":
         environment["TEST_DATABASE_URL"] = server_url(kind)
-        install = ("uv", "pip", "install", "--quiet", "-p", ".venv/bin/python")
-        project.done(*install, DRIVERS[kind])
+        project.install(DRIVERS[kind])
 
     project.run_engine_tests("tests/engine/concurrency/test_celery.py", **environment)
 

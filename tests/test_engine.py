@@ -1,13 +1,10 @@
-"""The engine passes its tests, in a rendered project and on SQLite; see `tests/engine`.
-
-On the database servers, test_project.py runs them.
-"""
+"""The engine passes its tests, in a rendered project and on each database; see `tests/engine`."""
 
 from __future__ import annotations
 
 import pytest
 from conftest import TEMPLATE
-from test_project import Project, make_project, user_environment
+from test_project import DRIVERS, Project, make_project, server_url, user_environment
 
 pytestmark = pytest.mark.install
 
@@ -38,6 +35,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 @pytest.mark.parametrize("part", PARTS)
 def test_its_tests_pass_and_none_is_skipped(project: Project, part: str) -> None:
     project.run_engine_tests(*PARTS[part])
+
+
+@pytest.mark.servers
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("kind", DRIVERS)
+def test_its_tests_pass_on_that_server_and_none_is_skipped(
+    project: Project, kind: str, part: str
+) -> None:
+    environment = {"TEST_DATABASE_URL": server_url(kind)}
+    project.install(DRIVERS[kind])
+    project.run_engine_tests(*PARTS[part], **environment)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Renders pages: templates, errors as pages, and static files."""
 
 import json
+from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
 from importlib.resources import files
@@ -46,14 +47,21 @@ class Browser:
 
 
 def set_up_templates(config: Configurator) -> None:
-    """Make the Jinja environment of the pages.
+    """Give the application the Jinja environment of the pages.
 
     Without including pyramid_jinja2: that would add a renderer to the application, and it looks for
     its caller in the whole stack, which takes longer than everything else that is included.
     """
+    reload = asbool(config.registry.settings.get("pyramid.reload_templates"))
+    config.registry["heartbeat.templates"] = _templates(auto_reload=reload)
+
+
+@cache
+def _templates(*, auto_reload: bool) -> Environment:
+    """Make the environment, one for all applications of a process: each compiles its templates."""
     templates = Environment(
         loader=PackageLoader(__package__),
-        auto_reload=asbool(config.registry.settings.get("pyramid.reload_templates")),
+        auto_reload=auto_reload,
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -63,7 +71,7 @@ def set_up_templates(config: Configurator) -> None:
     )
     for module in (charts, words):
         templates.globals |= {name: getattr(module, name) for name in module.__all__}
-    config.registry["heartbeat.templates"] = templates
+    return templates
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
