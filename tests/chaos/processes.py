@@ -260,7 +260,7 @@ class Worker(Process):
     @property
     def is_ready(self) -> bool:
         """Whether it takes messages."""
-        self._is_ready = self._is_ready or " ready." in self.log
+        self._is_ready = self._is_ready or " serves " in self.log
         return self._is_ready
 
     @property

@@ -89,7 +89,7 @@ class Worker:
 
         def is_ready() -> bool:
             assert process.poll() is None, f"the worker has ended:\n{worker.log()}"
-            return " ready." in worker.log()
+            return " serves " in worker.log()
 
         wait_until(is_ready, "the worker is not ready")
         return worker
