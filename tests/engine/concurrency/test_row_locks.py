@@ -16,10 +16,11 @@ from data_flows.heartbeat.db import create_database, make_engine
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.run import ClaimedRun
 from data_flows.heartbeat.runs.claim import claim
+from data_flows.heartbeat.runs.request import claim_now
 from data_flows.heartbeat.stopping import drain
 
 from ..conftest import FakeClock, MakeApp, heartbeat_of
-from ..factories import data_flow, data_flow_run
+from ..factories import NOON, data_flow, data_flow_run
 from .conftest import DATABASE
 
 Post = Callable[..., Any]
@@ -121,6 +122,28 @@ def test_a_run_whose_row_is_locked_while_its_process_stops_is_marked_a_moment_la
     let_go.set()
 
     assert ends == {"locked": "Interrupted", "free": "Interrupted"}
+
+
+def test_a_run_by_hand_waits_for_the_row_of_a_retry_that_is_locked(
+    make_app: MakeApp, post: Post, elsewhere: Engine, dbsession: Session
+) -> None:
+    """A claim that skips the flow's locked row may hold it for a moment."""
+    app = make_app((first, {"every": "1h", "retries": 1, "start": "next"}))
+    post(app)
+    flow_id = dbsession.scalars(select(DataFlow.id)).one()
+    retry = data_flow_run(data_flow_id=flow_id, trigger="retry", attempt=2, scheduled_for=NOON)
+    dbsession.add(retry)
+    dbsession.commit()
+    heartbeat, claimed = heartbeat_of(app), list[ClaimedRun]()
+    claiming = threading.Thread(target=lambda: claimed.append(claim_now(heartbeat, "first")))
+
+    with Session(elsewhere) as holder:
+        holder.execute(select(DataFlowRun.id).with_for_update())
+        claiming.start()
+        claiming.join(0.5)
+    claiming.join(60)
+
+    assert [run.id for run in claimed] == [retry.id]
 
 
 def test_a_run_that_asks_for_a_locked_row_waits_and_succeeds(

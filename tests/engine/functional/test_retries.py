@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, event, select, text, update
+from sqlalchemy import event, select, text, update
 from sqlalchemy.orm import Session
 from webtest import TestApp
 
@@ -258,14 +258,18 @@ def test_many_rows_follow_their_options_batch_by_batch(
     dbsession.add_all([data_flow(name=name, handler="flow") for name in names])
     dbsession.commit()
     monkeypatch.setattr("data_flows.heartbeat.runs.register.BATCH", 2)
-    heartbeat, commits = heartbeat_of(app), list[Connection]()
+    heartbeat, updates = heartbeat_of(app), list[int]()
     heartbeat.registered.clear()
 
-    event.listen(heartbeat.engine, "commit", commits.append)
+    def count(_connection: object, cursor: Any, text: str, *_ignored: object) -> None:
+        if text.startswith("UPDATE"):
+            updates.append(cursor.rowcount)
+
+    event.listen(heartbeat.engine, "after_cursor_execute", count)
     register(heartbeat)
 
     assert {options(app, name) for name in names} == {("retry", 2, 300, 7)}
-    assert len(commits) > len(names) / 2
+    assert updates == [2, 2, 1]
 
 
 def test_a_row_follows_options_that_change_in_the_code(make_app: MakeApp, post: Post) -> None:

@@ -1,7 +1,7 @@
 """Claiming: runs are taken, each by one process alone, in a transaction of its own.
 
-Lock order here and everywhere: the flow's row, then the run's, by id. Who inserts a run holds the
-lock of its flow.
+Lock order here and everywhere: the flow's row, then the run's, by id; in any order where locked
+rows are skipped. Who inserts a run holds the lock of its flow.
 """
 
 import logging
@@ -45,7 +45,7 @@ _FIND_PENDING = select(DataFlowRun.id).join(DataFlowRun.data_flow).where(*IS_PEN
 _FIND_PENDING = _FIND_PENDING.order_by(DataFlowRun.id).limit(bindparam("limit"))
 # On the tables: see `finish.py`.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
-# Pending runs with their flows. It waits for neither row, so that their order does not matter.
+# Pending runs with their flows.
 _OF_RUN = [column.label(f"run_{column.key}") for column in _RUN.c]
 _LOCK_PENDING = select(*READ, *_OF_RUN).join(DataFlowRun).where(*IS_PENDING)
 _LOCK_PENDING = _LOCK_PENDING.where(DataFlowRun.id.in_(bindparam("runs", expanding=True)))
@@ -91,7 +91,9 @@ def claim(
 def take_pending(
     session: Session, heartbeat: Heartbeat, run_ids: Sequence[int], *, hand_over: bool = False
 ) -> list[ClaimedRun]:
-    """Take those of these runs that are pending, and that nobody else holds. The caller commits.
+    """Take the given runs that are still pending, except those whose rows are locked.
+
+    The caller commits.
 
     hand_over: leave them `pending`, and pass over those that were handed over not long ago.
     """
@@ -100,30 +102,26 @@ def take_pending(
     found = session.connection().execute(_LOCK_PENDING, {**asked, "runs": [*run_ids]}).all()
     now = heartbeat.clock.now()
     take = _handed_over if hand_over else _taken
-    runs, changes, first = list[ClaimedRun](), list[dict[str, Any]](), list[ClaimedRun]()
-    sent = dict[int, datetime]()
-    for flow in found:
-        # Behind its columns are those of its run.
-        run = SimpleNamespace(**dict(zip(_RUN.c.keys(), flow[len(READ) :], strict=True)))
-        if problem := problem_of(run, flow):
-            disable(session, flow.id, str(problem), now)
+    runs, changes = list[ClaimedRun](), list[dict[str, Any]]()
+    starts, sent = list[dict[str, Any]](), dict[int, datetime]()
+    for row in found:
+        # Behind the columns of the flow are those of the run.
+        run = SimpleNamespace(**dict(zip(_RUN.c.keys(), row[len(READ) :], strict=True)))
+        if problem := problem_of(run, row):
+            disable(session, row.id, str(problem), now)
             continue
-        change = take(heartbeat, flow, vars(run), now)
+        change = take(heartbeat, row, vars(run), now)
         changes.append({"id": run.id, **change})
-        taken = _claimed(flow, {**vars(run), **change})
-        runs.append(taken)
+        runs.append(_claimed(row, {**vars(run), **change}))
         if run.sent_at is not None:
             sent[run.id] = run.sent_at
         # The first run of a flow starts its windows: it may fail.
-        if flow.window_starts_at is None and run.trigger != Trigger.BACKFILL:
-            first.append(taken)
+        if row.window_starts_at is None and run.trigger != Trigger.BACKFILL:
+            start = runs[-1].window_start
+            starts.append({"id": row.id, "window_starts_at": start, "updated_at": now})
     _change(session, _RUN, changes)
     if hand_over:
         _count_redeliveries(session, runs, sent)
-    starts = [
-        {"id": run.data_flow_id, "window_starts_at": run.window_start, "updated_at": now}
-        for run in first
-    ]
     _change(session, _FLOW, starts)
     return runs
 
@@ -257,8 +255,7 @@ def _handed_over(
 
 
 def _claimed(flow: FlowRow, run: Mapping[str, Any]) -> ClaimedRun:
-    known = {"configuration": flow.configuration, "handler": flow.handler, "flow_name": flow.name}
-    known |= run
+    known = {**flow._asdict(), "flow_name": flow.name, **run}
     return ClaimedRun(**{name: known[name] for name in ClaimedRun.__slots__})
 
 

@@ -1,6 +1,7 @@
 """Registration: creates and updates the rows of the flows that are declared in code."""
 
 import logging
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -71,14 +72,17 @@ def _record_options(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
     options = definition.failure_options()
     differs = or_(*(column.is_distinct_from(options[column.key]) for column in OPTIONS))
     stale = select(DataFlow.id).where(DataFlow.handler == definition.name, differs)
-    stale = stale.order_by(DataFlow.id).limit(BATCH).with_for_update()
+    stale = stale.order_by(DataFlow.id).limit(BATCH)
 
-    def step(session: Session, after: int) -> list[int]:
+    def step(session: Session, after: int) -> Sequence[int]:
         begin_writing(session)
+        # Found before they are locked: a search that locks would wait for each batch of a process
+        # that does the same, until its time is up.
         ids = session.scalars(stale.where(DataFlow.id > after)).all()
-        rows = update(DataFlow).where(DataFlow.id.in_(ids))
-        session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
-        return [*ids]
+        if ids:
+            rows = update(DataFlow).where(DataFlow.id.in_(ids))
+            session.execute(rows.values(updated_at=heartbeat.clock.now(), **options))
+        return ids
 
     last = 0
     while ids := heartbeat.transact(partial(step, after=last)):

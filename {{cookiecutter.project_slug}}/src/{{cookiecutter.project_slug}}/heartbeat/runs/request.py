@@ -43,7 +43,7 @@ def claim_pending(
     *,
     hand_over: bool = False,
 ) -> list[ClaimedRun]:
-    """Claim those of these runs that are pending, as far as nobody else has taken them.
+    """Claim the given runs that are still pending, except those whose rows are locked.
 
     waiters: limits how many threads wait for SQLite's write lock. hand_over: leave the runs
     `pending`, for the workers of Celery.
@@ -53,7 +53,8 @@ def claim_pending(
         def work(session: Session) -> list[ClaimedRun]:
             begin_writing(session, waiters)
             runs = take_pending(session, heartbeat, run_ids, hand_over=hand_over)
-            claimed.extend(runs)
+            if not hand_over:
+                claimed.extend(runs)
             return runs
 
         return heartbeat.transact(work)
@@ -105,6 +106,8 @@ def requested_run(
             run.window_end = window.end
     elif window or not flow.enabled or not is_waiting_retry:
         raise errors.ActiveRunError(flow.name)
+    else:  # a change locks its row, whatever it was: no claim of another process comes in between
+        run.updated_at = heartbeat.clock.now()
     require_readable(run)
     run.not_before = None
     return run

@@ -58,7 +58,7 @@ def set_up_templates(config: Configurator) -> None:
 
 @cache
 def _templates(*, auto_reload: bool) -> Environment:
-    """Make the environment, one for all applications of a process: each compiles its templates."""
+    """Make the environment. All applications of a process share it and its compiled templates."""
     templates = Environment(
         loader=PackageLoader(__package__),
         auto_reload=auto_reload,
