@@ -47,6 +47,8 @@ class Broker:
     def send(self, *runs: int) -> None:
         """Send the ids of runs, as a beat does."""
         app = celery.Celery(broker=self.url, set_as_current=False)
+        # RabbitMQ may lose what it has not confirmed when the connection is closed.
+        app.conf.broker_transport_options = {"confirm_publish": True}
         queue = kombu.Queue(self.queue, queue_arguments={"x-queue-type": "quorum"})
         with app.connection_for_write() as connection:
             producer = app.amqp.Producer(connection)
