@@ -166,7 +166,7 @@ def test_the_form_follows_the_model(make_app: MakeApp) -> None:
     assert form["configuration.password"].value == ""
 
 
-def test_a_correction_is_saved_and_run(make_app: MakeApp, post: Post, dbsession: Session) -> None:
+def test_a_correction_is_saved_and_run(make_app: MakeApp, dbsession: Session) -> None:
     app = sized_app(make_app)
     form = config_form(signed_in(app).get("/heartbeat/flows/sized"))
     form["configuration.limit"] = "20"
@@ -174,7 +174,7 @@ def test_a_correction_is_saved_and_run(make_app: MakeApp, post: Post, dbsession:
     form["configuration.is_dry"] = "true"
 
     page = form.submit("do", value="save-and-run").follow(status=200)
-    post(app)
+    settle()
 
     stored = row_of(dbsession, "sized").configuration or {}
     assert {"limit": 20, "tags": ["a"], "is_dry": True, "note": None}.items() <= stored.items()

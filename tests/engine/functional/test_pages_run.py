@@ -11,6 +11,7 @@ from data_flows.heartbeat import Run
 from ..conftest import MakeApp
 from ..factories import NOON, data_flow, data_flow_run
 from .browsing import signed_in
+from .conftest import settle
 from .operated import SECRET, count, runs_of
 
 Post = Callable[..., Any]
@@ -41,14 +42,14 @@ def add_run(dbsession: Session, name: str = "stored", **columns: Any) -> int:
 
 
 def test_a_failed_run_shows_its_error_and_the_frames_of_the_flow(
-    make_app: MakeApp, post: Post, dbsession: Session
+    make_app: MakeApp, dbsession: Session
 ) -> None:
     app = make_app((burn, {"every": None, "cron": "0 3 * * *", "timezone": "Asia/Tokyo"}), **SECRET)
     browser = signed_in(app)
     flow = browser.get("/heartbeat/flows/burn")
 
     page = flow.forms[1].submit("do", value="run").follow()
-    post(app)
+    settle()
     page = browser.get(page.request.path)
 
     text = page.html.find("main").text
@@ -171,7 +172,6 @@ def test_a_run_is_repeated(make_app: MakeApp, post: Post, dbsession: Session) ->
 
     reply = browser.get(f"/heartbeat/runs/{first.id}").forms[1].submit("do", value="run")
     page = reply.follow()
-    post(app)
 
     assert "requested" in page.html.select_one(".notice").text
     assert [run.trigger for run in runs_of(dbsession, "count")] == ["schedule", "manual"]
