@@ -2,6 +2,8 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,7 +16,17 @@ from sqlalchemy.orm import Session
 
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 
-from .conftest import BROKERS, SECONDS, Serve, Server, wait_until, write_ini
+from . import served
+from .conftest import (
+    BROKERS,
+    PROJECT,
+    SECONDS,
+    Serve,
+    Server,
+    environment,
+    wait_until,
+    write_ini,
+)
 from .proxy import Proxy
 from .served import MANY, WRITTEN
 from .workers import Broker, Worker
@@ -22,6 +34,7 @@ from .workers import Broker, Worker
 Work = Callable[..., Worker]
 Begin = Callable[..., tuple[Server, Worker]]
 
+COMMAND = str(Path(sys.executable).with_name("heartbeat"))
 # The nearest times that the settings allow, so that tests are short.
 SOON = {"heartbeat.lease": "3s", "heartbeat.redeliver_after": "1s"}
 NO_RUN = 2**31 - 1
@@ -120,6 +133,38 @@ def test_workers_execute_what_a_beat_hands_over(
     assert len(written(dbsession)) == MANY
     assert f"{MANY} flows, 4 workers, executor celery" in worker.log()
     assert "Traceback" not in worker.log() + server.log()
+
+
+def a_hundred(_folder: Path) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Return more flows than RabbitMQ takes for a quorum queue before it has stored the first."""
+    return [(f"flow {number}", served.write, {"every": "1d"}) for number in range(100)]
+
+
+@pytest.fixture
+def beat_by_command(
+    tmp_path: Path, folder: Path, database_url: str, broker: Broker, written: None
+) -> Callable[[], None]:
+    """Beat once with a hundred flows, in a process that exits afterwards."""
+    del written  # it must be there
+    ini_file = tmp_path / "server 0.ini"
+    flows = f"{__name__}:{a_hundred.__name__}"
+    write_ini(ini_file, flows, folder, database_url, **broker.settings)
+    command = [COMMAND, "beat", "-c", str(ini_file)]
+
+    def beat() -> None:
+        subprocess.run(command, env=environment(), cwd=PROJECT, check=True)  # noqa: S603 - ours
+
+    return beat
+
+
+def test_a_command_that_beats_and_exits_loses_no_message(
+    beat_by_command: Callable[[], None], work: Work, dbsession: Session
+) -> None:
+    beat_by_command()
+
+    worker = work()
+    wait_until(lambda: statuses(dbsession) == ["success"] * 100, worker.log())
+    assert all(run.redeliveries == 0 for run in runs(dbsession))
 
 
 def test_a_beat_that_waits_reports_the_ends(broker: Broker, serve: Serve, work: Work) -> None:

@@ -60,7 +60,9 @@ class Sender:
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self.heartbeat = heartbeat
-        self.app = make_celery(heartbeat, **dict.fromkeys(SEND_LIMITS, SEND_SECONDS))
+        # RabbitMQ confirms each message when its queue has stored it: the process may end then.
+        limits = dict.fromkeys(SEND_LIMITS, SEND_SECONDS)
+        self.app = make_celery(heartbeat, confirm_publish=True, **limits)
         self.app.conf.broker_connection_timeout = SEND_SECONDS
         self.app.connection_for_write().transport  # noqa: B018 - refuses an URL that cannot be used
         self._free = threading.Lock()
@@ -107,6 +109,3 @@ class Sender:
             seconds = flow.timeout and flow.timeout + 2 * self.heartbeat.settings.lease
             options = {"queue": flow.queue, "time_limit": seconds, "producer": self._producer}
             self.app.send_task(TASK, (run.id,), retry=False, **options)
-        if self._producer.connection.transport.driver_type == "amqp":
-            # AMQP answers no message. It answers this, when it has read all before it.
-            self._producer.channel.basic_qos(0, 0, a_global=False)
