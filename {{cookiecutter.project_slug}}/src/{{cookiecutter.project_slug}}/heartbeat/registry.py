@@ -50,6 +50,7 @@ class FlowOptions(TypedDict, total=False):
     alert_after: the number of failures in a row that raises the alarm; 3 by default.
     remind_every: how often the alarm is repeated while it lasts; "1d" by default.
     expect_success_within: the flow is stale when its last success is older than this.
+    queue: the name of the queue of its runs, where Celery executes them.
     """
 
     name: str
@@ -73,6 +74,7 @@ class FlowOptions(TypedDict, total=False):
     alert_after: int
     remind_every: Duration
     expect_success_within: Duration | None
+    queue: str | None
 
 
 def flow(
