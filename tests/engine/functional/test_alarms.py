@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from data_flows.heartbeat import Run
+from data_flows.heartbeat.events import FlowDisabled
 from data_flows.heartbeat.models import DataFlow, DataFlowRun
 from data_flows.heartbeat.optional.alarms import (
     FlowAlarm,
@@ -234,6 +235,97 @@ def test_a_pause_by_the_engine_is_one_message_and_the_next_success_ends_it(
     listener.beat(every=HOUR)
     assert listener.states() == ["paused", "recovered"]
     assert paused.text.startswith("orders is paused: paused after 2 failures in a row")
+
+
+def test_each_pause_by_the_engine_is_a_message(listen: Listen, switch: Switch) -> None:
+    listener = listen((switch.orders, {"pause_after": 1, "every": "1h"}))
+
+    for _ in range(2):
+        listener.beat(2, every=HOUR)
+        operate(listener)("PATCH", "/flows/orders", {"enabled": True}, status=200)
+
+    assert listener.states() == ["paused", "paused"]
+    assert "the last of them run" in listener.received[1].text
+
+
+def test_a_pause_whose_process_has_died_since_is_found_by_the_next_beat_of_another(
+    make_app: MakeApp, post: Post, listen: Listen, switch: Switch, clock: FakeClock
+) -> None:
+    silent = make_app((switch.orders, {"pause_after": 2}))  # it raises no alarm
+    for _ in range(2):
+        clock.advance(300)
+        post(silent)
+    listener = listen((switch.orders, {"pause_after": 2}))
+
+    listener.beat(2)
+
+    assert listener.states() == ["paused"]
+    assert "paused after 2 failures in a row" in listener.received[0].text
+
+
+def test_a_pause_that_ended_before_anybody_was_notified_is_no_message(
+    make_app: MakeApp, post: Post, listen: Listen, switch: Switch, clock: FakeClock
+) -> None:
+    silent = make_app((switch.orders, {"pause_after": 1}), **SECRET)
+    clock.advance(300)
+    post(silent)
+    as_operator(silent)("PATCH", "/flows/orders", {"enabled": True}, status=200)
+    switch.is_broken = False
+    listener = listen(switch.orders)
+
+    listener.beat(2)
+
+    assert listener.states() == []
+
+
+def test_a_failure_after_a_pause_by_an_operator_is_no_pause_by_the_engine(
+    listen: Listen, switch: Switch
+) -> None:
+    listener: Listener
+
+    def pause_and_fail(run: Run) -> None:
+        operate(listener)("PATCH", "/flows/pause_and_fail", {"enabled": False}, status=200)
+        switch.orders(run)
+
+    listener = listen((pause_and_fail, {"alert_after": 1}))
+
+    listener.beat(2)
+
+    assert listener.states() == []
+
+
+def test_a_process_that_does_not_know_the_handler_leaves_the_alarm_to_another(
+    make_app: MakeApp, post: Post, listen: Listen, switch: Switch, clock: FakeClock
+) -> None:
+    silent = make_app((switch.orders, {"alert_after": 1}))
+    clock.advance(300)
+    post(silent)
+    knowing = listen((switch.orders, {"alert_after": 1}))
+    with heartbeat_of(knowing.app).session() as session:
+        [flow_id] = session.scalars(select(DataFlow.id))
+    other = listen()
+    # It checks the flow, as after a run of it that it has reaped.
+    heartbeat_of(other.app).publish(FlowDisabled(flow_id, "orders", "an earlier pause"))
+    other.beat()
+
+    knowing.beat(every=1)
+
+    assert (other.states(), knowing.states()) == ([], ["failing"])
+
+
+def test_a_flow_that_is_no_longer_stale_has_no_reminder(listen: Listen, clock: FakeClock) -> None:
+    held = {"when": lambda _run: False, "every": "1h"}
+    listener = listen((orders, {**held, "expect_success_within": "2h"}))
+    listener.beat(3, every=HOUR)
+    operate(listener)("PATCH", "/flows/orders", {"enabled": False}, status=200)
+    clock.advance(2 * DAY)
+    operate(listener)("PATCH", "/flows/orders", {"enabled": True}, status=200)
+    listener.beat(every=MINUTE)
+    assert listener.states() == ["stale"]
+    without = listen((orders, held))  # the option is removed in the code
+    without.beat(3, every=DAY)
+
+    assert without.states() == []
 
 
 def test_a_run_of_a_flow_with_a_timeout_is_an_event_too(listen: Listen) -> None:

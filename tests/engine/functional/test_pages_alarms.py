@@ -7,10 +7,12 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from data_flows.heartbeat.models import DataFlow
+from data_flows.heartbeat.optional.alarms import FlowAlarm
 
-from ..conftest import FakeClock, MakeApp
+from ..conftest import FakeClock, MakeApp, heartbeat_of
+from .alarmed import finish
 from .browsing import signed_in
-from .operated import SECRET, count
+from .operated import AS_OPERATOR, SECRET, count
 from .test_pages_today import today, verdict
 
 Post = Callable[..., Any]
@@ -40,3 +42,29 @@ def test_a_stale_flow_is_in_trouble_on_each_page(
     assert "/flows/other" not in flows.text
     assert "Stale: no success since" in flow.html.select_one(".why").text
     assert flow.html.select_one(".why .state").text.strip() == "stale"
+
+
+def test_a_thousand_handlers_may_have_the_option(
+    make_app: MakeApp, post: Post, clock: FakeClock
+) -> None:
+    received: list[FlowAlarm] = []
+
+    def subscribe(config: Any) -> None:
+        config.add_subscriber(received.append, FlowAlarm)
+
+    options = {"every": "1d", "start": "next", "expect_success_within": "2h"}
+    app = make_app((count, options), configure=subscribe, **SECRET)
+    flows = heartbeat_of(app).flows
+    more = [f"flow {number}" for number in range(999)]
+    flows |= {name: flows["count"].model_copy(update={"name": name}) for name in more}
+    browser = signed_in(app)
+    browser.get("/heartbeat/today", status=200)
+
+    clock.advance(3 * HOUR)
+    post(app)
+    finish(app)
+
+    assert len(received) == 1_000
+    assert verdict(today(browser)).startswith("1000 of 1000 flows in trouble: 1000 stale")
+    browser.get("/heartbeat/flows", status=200)
+    app.get("/heartbeat/flows/count", headers=AS_OPERATOR, status=200)

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -212,10 +213,13 @@ class Heartbeat:
             *(str(url.get_secret_value()) for url in urls if url),
         ]
 
-    def success_limits(self) -> dict[str, int]:
-        """Return the seconds of `expect_success_within`, by the handler that has this option."""
-        limits = {name: flow.expect_success_within for name, flow in self.flows.items()}
-        return {name: seconds for name, seconds in limits.items() if seconds}
+    def success_limits(self) -> dict[int, list[str]]:
+        """Return the handlers with the option `expect_success_within`, by its seconds."""
+        limits = defaultdict[int, list[str]](list)
+        for name, flow in self.flows.items():
+            if flow.expect_success_within:
+                limits[flow.expect_success_within].append(name)
+        return limits
 
 
 # All heartbeats of this process, for its shutdown: an application may be wrapped in filters.

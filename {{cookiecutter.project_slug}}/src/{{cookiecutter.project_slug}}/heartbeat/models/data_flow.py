@@ -25,6 +25,8 @@ NEVER_SCHEDULED = datetime(1970, 1, 1, tzinfo=UTC)
 # A beat may wait for a slot up to SOON ahead. One more than AHEAD ahead was claimed before the
 # clock was set back.
 SOON, AHEAD = timedelta(seconds=MAX_EARLY), timedelta(seconds=MAX_SKEW)
+# The state of the alarm of a flow that the engine has disabled.
+PAUSED = "paused"
 # How long the schedule of a flow waits for a backfill that gives no sign of life.
 BACKFILL_HOLD = timedelta(seconds=60)
 
@@ -79,8 +81,9 @@ class DataFlow(TimestampMixin, EngineBase):
     backfill_until: Mapped[datetime | None] = mapped_column(types.StoredTime)
     # When it was enabled last; NULL until it was disabled for the first time.
     enabled_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
-    # What optional/alarms has notified of: "failing", "stale" or "paused", since when, and the time
-    # of the last message; and when the flow is to be checked again.
+    # What optional/alarms has notified of: "failing", "stale" or PAUSED, since when, and the time
+    # of the last message; and when the flow is to be checked again. PAUSED without that time is
+    # still to be notified of.
     alarm_state: Mapped[str | None] = mapped_column(types.ShortString)
     alarm_since: Mapped[datetime | None] = mapped_column(types.StoredTime)
     alarmed_at: Mapped[datetime | None] = mapped_column(types.StoredTime)
@@ -181,17 +184,17 @@ class DataFlow(TimestampMixin, EngineBase):
         return sa.or_(flows.where(*next_slot).exists(), flows.where(*last_slot).exists())
 
     @classmethod
-    def is_stale(cls, now: datetime, limits: Mapping[str, int]) -> ColumnElement[bool]:
-        """Return the condition that a success is overdue. limits: seconds, by handler.
+    def is_stale(cls, now: datetime, limits: Mapping[int, list[str]]) -> ColumnElement[bool]:
+        """Return the condition that a success is overdue. limits: handlers, by seconds.
 
         They are counted from the last success, or from when the flow was created or enabled.
         """
         stale: list[ColumnElement[bool]] = [sa.false()]
-        for handler, seconds in limits.items():
+        for seconds, handlers in limits.items():
             limit = sa.literal(now - timedelta(seconds=seconds), types.StoredTime())
             since = cls.created_at, cls.enabled_at, cls.last_success_at
             in_time = [sa.func.coalesce(moment, cls.created_at) > limit for moment in since]
-            stale.append(sa.and_(cls.handler == handler, ~sa.or_(*in_time)))
+            stale.append(sa.and_(cls.handler.in_(handlers), ~sa.or_(*in_time)))
         return sa.or_(*stale)
 
     @classmethod

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
-    false,
     or_,
     select,
     update,
@@ -28,13 +27,13 @@ from ..db import backend_of, begin_writing
 from ..db.stored import readable
 from ..definition import MAX_INTEGER
 from ..errors import Cancelled, ClaimLostError
-from ..events import FlowDisabled, RunEnded, after_commit
+from ..events import RunEnded, after_commit
 from ..models import DataFlow, DataFlowRun, RunStatus, Trigger, table_of
 from ..models.data_flow import BACKFILL_HOLD
 from ..redaction import describe_error
 from ..run import ClaimedRun
 from .record import record, write_end
-from .retry import follow_failure
+from .retry import follow_failure, pause
 
 # On the tables: the ORM would take half of a short run's time.
 _FLOW, _RUN = table_of(DataFlow), table_of(DataFlowRun)
@@ -114,11 +113,7 @@ def disable(
     session: Session, flow_id: int, disabled_reason: str, now: datetime, run_id: int | None = None
 ) -> None:
     """Disable a flow whose row is locked, and cancel its run that is pending, or is `run_id`."""
-    flow = update(_FLOW).where(_FLOW.c.id == flow_id, _FLOW.c.enabled != false())
-    values = {"enabled": False, "disabled_reason": disabled_reason, "updated_at": now}
-    if session.connection().execute(flow.values(values)).rowcount:
-        name = session.scalars(select(_FLOW.c.name).where(_FLOW.c.id == flow_id)).one()
-        after_commit(session, FlowDisabled(flow_id, name, disabled_reason))
+    pause(session, flow_id, disabled_reason, now)
     ends = or_(DataFlowRun.status == RunStatus.PENDING.value, DataFlowRun.id == run_id)
     active = select(DataFlowRun).where(DataFlowRun.data_flow_id == flow_id, DataFlowRun.active == 1)
     cancelled = session.scalars(active.where(ends)).all()

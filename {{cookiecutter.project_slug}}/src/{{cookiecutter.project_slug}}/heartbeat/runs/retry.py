@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import false, select, update
 from sqlalchemy.orm import Session
 
 from ..definition import FlowDefinition
 from ..events import FlowDisabled, after_commit
-from ..models import DataFlow, DataFlowRun, Trigger
+from ..models import DataFlow, DataFlowRun, Trigger, table_of
+from ..models.data_flow import PAUSED
 from ..run import ClaimedRun
 
 # The limit for attempts at a slot whose runs are lost, since a run may kill its process each time.
@@ -23,7 +24,8 @@ NO_OPTIONS = {"on_lost": "fail", "retries": 0, "retry_delay": 0, "pause_after": 
 
 # The columns of `FlowDefinition.failure_options`.
 OPTIONS = (DataFlow.on_lost, DataFlow.retries, DataFlow.retry_delay, DataFlow.pause_after)
-_READ = select(DataFlow.name, DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
+_READ = select(DataFlow.enabled, DataFlow.failures_in_a_row, *OPTIONS)
+_FLOW = table_of(DataFlow)
 
 
 def follow_failure(
@@ -54,9 +56,7 @@ def follow_failure(
     pause_after, failures = options["pause_after"], flow.failures_in_a_row
     if flow.enabled and pause_after and failures % pause_after == 0:
         reason = f"paused after {failures} failures in a row, the last of them run {run.id}"
-        pause = update(DataFlow).where(DataFlow.id == run.data_flow_id)
-        session.execute(pause.values(enabled=False, disabled_reason=reason, updated_at=now))
-        after_commit(session, FlowDisabled(run.data_flow_id, flow.name, reason))
+        pause(session, run.data_flow_id, reason, now)
     elif due_again and flow.enabled:
         attempt = DataFlowRun(
             data_flow_id=run.data_flow_id,
@@ -73,6 +73,16 @@ def follow_failure(
         session.add(attempt)
         return attempt.not_before or now
     return None
+
+
+def pause(session: Session, flow_id: int, reason: str, now: datetime) -> None:
+    """Disable a flow whose row is locked. An alarm that was not sent yet is kept in its row."""
+    flow = update(_FLOW).where(_FLOW.c.id == flow_id, _FLOW.c.enabled != false())
+    values = {"enabled": False, "disabled_reason": reason, "updated_at": now}
+    values |= {"alarm_state": PAUSED, "alarmed_at": None, "alarm_check_at": now}
+    if session.connection().execute(flow.values(values)).rowcount:
+        name = session.scalars(select(_FLOW.c.name).where(_FLOW.c.id == flow_id)).one()
+        after_commit(session, FlowDisabled(flow_id, name, reason))
 
 
 def _options(flow: Any, definition: FlowDefinition | None) -> Mapping[str, Any]:

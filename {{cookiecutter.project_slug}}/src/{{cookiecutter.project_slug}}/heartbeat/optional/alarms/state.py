@@ -59,21 +59,27 @@ def advance(
 ) -> dict[str, Any] | None:
     """Change a flow's row to a state of its alarm; return members of the message that is due."""
     message: dict[str, Any] | None = None
-    if state != flow.alarm_state:
+    watched = definition if flow.enabled else None
+    limit = stale_at(flow, watched.expect_success_within) if watched else None
+    is_new_pause = state == FlowPaused.state and flow.alarmed_at is None
+    if state != flow.alarm_state or is_new_pause:
         message = {"since": now if state else flow.alarm_since or now, "before": flow.alarm_state}
         flow.alarm_state = state
         flow.alarm_since = flow.alarmed_at = now if state else None
-    elif definition and flow.enabled and state in {FlowFailing.state, FlowStale.state}:
-        every = timedelta(seconds=definition.remind_every)
+    elif watched and _lasts(state, limit, now):
+        every = timedelta(seconds=watched.remind_every)
         if flow.alarmed_at is None or flow.alarmed_at + every <= now:
             flow.alarmed_at = now
             message = {"since": flow.alarm_since or now, "is_reminder": True}
-    if definition is None or not flow.enabled:
-        flow.alarm_check_at = None
-    else:
-        limit = stale_at(flow, definition.expect_success_within)
-        flow.alarm_check_at = now + CHECK_EVERY if state else limit
+    flow.alarm_check_at = now + CHECK_EVERY if state and watched else limit
     return message
+
+
+def _lasts(state: str | None, limit: datetime | None, now: datetime) -> bool:
+    """Return whether what is wrong with an enabled flow still is. `limit`: of `stale_at`."""
+    if state == FlowStale.state:  # until a success, also after a pause or another option
+        return limit is not None and limit <= now
+    return state == FlowFailing.state
 
 
 def alarm_of(
@@ -81,7 +87,6 @@ def alarm_of(
     message: dict[str, Any],
     definition: FlowDefinition | None,
     *,
-    pause_reason: str,
     failed: Any,
 ) -> FlowAlarm:
     """Return the event for a message. failed: the last failed run of a flow that is failing."""
@@ -99,7 +104,7 @@ def alarm_of(
         within = format_every(definition.expect_success_within or 0) if definition else ""
         text = f"is {still}stale: no success {last}, but one is expected within {within}"
     elif kind is FlowPaused:
-        text = f"is paused: {pause_reason}"
+        text = f"is paused: {flow.disabled_reason}"
     else:
         text = f"has recovered: it was {before} since {_shown(message['since'])}"
     line = printable(" ".join(f"{flow.name} {text}".split()))

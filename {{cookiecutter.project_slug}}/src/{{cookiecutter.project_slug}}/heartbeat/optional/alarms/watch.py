@@ -8,7 +8,7 @@ process dies then, the next beat of any process raises the alarm.
 import logging
 import threading
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from functools import partial
 from statistics import median
@@ -122,11 +122,9 @@ class Watch:
         ended = [event for event in batch if isinstance(event, RunEnded)]
         for run in ended:
             self._publish_run(run)
-        paused = {
-            each.data_flow_id: each.reason for each in batch if isinstance(each, FlowDisabled)
-        }
+        paused = {each.data_flow_id for each in batch if isinstance(each, FlowDisabled)}
         failed = {run.data_flow_id for run in ended if run.status == RunStatus.FAILED}
-        self._check(failed | paused.keys(), paused)
+        self._check(failed | paused)
         self._check(self._alarmed([*{run.data_flow_id for run in ended} - failed]))
         if any(isinstance(event, BeatEnded) and event.error is None for event in batch):
             self._check(self._due())
@@ -180,14 +178,14 @@ class Watch:
         At first also those whose option is new, or shorter than it was.
         """
         now, limits = self.heartbeat.clock.now(), self.heartbeat.success_limits()
-        seconds = max([CHECK_EVERY.total_seconds(), *limits.values()])
+        seconds = max([CHECK_EVERY.total_seconds(), *limits])
         check_at = DataFlow.alarm_check_at
         # Each part reads a range of the index: with OR, a database might read all of it.
         parts = [check_at <= now, check_at > now + timedelta(seconds=seconds)]
         if not self._knows_options:
-            for handler, limit in limits.items():
+            for limit, handlers in limits.items():
                 is_new = or_(check_at.is_(None), check_at > now + timedelta(seconds=limit))
-                parts.append((DataFlow.handler == handler) & (DataFlow.enabled == true()) & is_new)
+                parts.append(DataFlow.handler.in_(handlers) & (DataFlow.enabled == true()) & is_new)
         known = DataFlow.handler.in_([*self.heartbeat.flows])
         flows = select(DataFlow.id).where(known).order_by(check_at).limit(FLOWS_PER_BEAT)
         due = union(*(select(flows.where(part).subquery()) for part in parts))
@@ -196,17 +194,15 @@ class Watch:
         self._knows_options = self._knows_options or len(found) < FLOWS_PER_BEAT
         return found
 
-    def _check(self, flow_ids: Collection[int], paused: Mapping[int, str] | None = None) -> None:
-        """Check flows, and publish their alarms. paused: the reasons of those just disabled."""
+    def _check(self, flow_ids: Collection[int]) -> None:
+        """Check flows, and publish their alarms."""
         ids = sorted(flow_ids)
         for start in range(0, len(ids), BATCH):
-            step = partial(self._change, ids=ids[start : start + BATCH], paused=paused or {})
+            step = partial(self._change, ids=ids[start : start + BATCH])
             for alarm in self.heartbeat.transact(step):
                 self._publish(alarm)
 
-    def _change(
-        self, session: Session, ids: Sequence[int], paused: Mapping[int, str]
-    ) -> list[events.FlowAlarm]:
+    def _change(self, session: Session, ids: Sequence[int]) -> list[events.FlowAlarm]:
         begin_writing(session, self._waiters)
         flows = session.scalars(_FLOWS.where(DataFlow.id.in_(ids)).with_for_update()).all()
         active = DataFlowRun.data_flow_id.in_(ids), DataFlowRun.active == 1
@@ -215,19 +211,19 @@ class Watch:
         alarms, now = list[events.FlowAlarm](), self.heartbeat.clock.now()
         for flow in flows:
             state, definition = flow.alarm_state, self.heartbeat.flows.get(flow.handler)
-            if flow.id in paused and not flow.enabled:
-                state = events.FlowPaused.state
-            elif problem_of(flow):
-                flow.alarm_check_at = None
-                continue
-            elif definition:
+            is_new_pause = state == events.FlowPaused.state and flow.alarmed_at is None
+            if is_new_pause and flow.enabled:  # it has ended before anybody was notified
+                flow.alarm_state = None
+            if flow.enabled or not is_new_pause:
+                if definition is None:  # the check is left to a process that knows the handler
+                    continue
+                if problem_of(flow):
+                    flow.alarm_check_at = None
+                    continue
                 state = state_at(flow, definition, now, is_retried=flow.id in retried)
             if message := advance(flow, state, definition, now):
                 failed = _last_failed(session, flow.id) if state == "failing" else None
-                reason = paused.get(flow.id, "")
-                alarms.append(
-                    alarm_of(flow, message, definition, pause_reason=reason, failed=failed)
-                )
+                alarms.append(alarm_of(flow, message, definition, failed=failed))
         session.flush()
         return alarms
 
