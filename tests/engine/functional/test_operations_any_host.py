@@ -10,6 +10,7 @@ from webtest import TestApp
 from data_flows import heartbeat
 from data_flows.heartbeat.security.policy import OPERATE
 
+from .browsing import browser_of
 from .conftest import OPERATOR
 
 ENGINE = heartbeat.__name__
@@ -40,6 +41,16 @@ def test_the_hosts_policy_is_asked_about_the_root_that_its_own_views_have(
 
     app.get("/heartbeat/flows?user=ann", status=200)
     app.get("/heartbeat/flows?user=bob", status=401)
+
+
+def test_an_operator_of_the_hosts_policy_can_go_from_page_to_page(config: Configurator) -> None:
+    config.set_security_policy(testing.DummySecurityPolicy("ann", permissive=True))
+    config.include(ENGINE)
+
+    page = browser_of(TestApp(config.make_wsgi_app())).get("/heartbeat/today", status=200)
+
+    assert [link.text for link in page.html.select("nav a")] == ["Today", "Flows", "Runs", "Beats"]
+    assert page.html.select_one("footer").text.split()[:2] == ["As", "of"]
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])

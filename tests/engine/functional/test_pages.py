@@ -51,6 +51,20 @@ def test_errors_are_pages_with_a_way_back(make_app: MakeApp) -> None:
         assert page.html.find("main").a["href"] == "/heartbeat/flows"
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_scheduler_that_claims_to_be_a_browser_gets_problems_in_json(
+    make_app: MakeApp, method: str
+) -> None:
+    scheduler = browser_of(make_app(count, **SECRET, **{"heartbeat.allow_get": "true"}))
+
+    refused = scheduler.request(
+        "/heartbeat", method=method, headers={"Authorization": "Bearer wrong"}, status=401
+    )
+
+    assert refused.content_type == "application/problem+json"
+    assert refused.headers["WWW-Authenticate"] == "Bearer"
+
+
 def test_a_path_that_is_not_utf_8_leads_a_browser_to_the_sign_in(make_app: MakeApp) -> None:
     redirect = browser_of(make_app(**SECRET)).get("/heartbeat/%ff", status=303)
 

@@ -102,6 +102,24 @@ def test_runs_are_drawn_and_listed(
     assert [row.select_one(".state").text.strip() for row in rows] == ["success"] * 3 + ["failed"]
 
 
+def test_a_backfill_of_long_ago_makes_no_gap_of_what_lies_between(
+    make_app: MakeApp, dbsession: Session, clock: FakeClock
+) -> None:
+    browser = signed_in(make_app(count, **SECRET))
+    browser.get("/heartbeat/flows/count")
+    flow_id, now = row_of(dbsession, "count").id, clock.now()
+    # The runs between were removed, or are older than those that a page reads.
+    for trigger, begin, end in (("schedule", 2, 1), ("schedule", 1, 0), ("backfill", 90, 89)):
+        window = {"window_start": now - begin * HOUR, "window_end": now - end * HOUR}
+        columns = {"status": "success", "ended_at": now, "trigger": trigger, **window}
+        dbsession.add(data_flow_run(data_flow_id=flow_id, **columns))
+    dbsession.commit()
+
+    page = browser.get("/heartbeat/flows/count")
+
+    assert page.html.select(".gaps li") == []
+
+
 def test_a_gap_between_windows_is_run_from_the_page(
     make_app: MakeApp, dbsession: Session, clock: FakeClock
 ) -> None:

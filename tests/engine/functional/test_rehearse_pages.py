@@ -16,7 +16,7 @@ from ..conftest import MakeApp
 from ..notes import Note
 from .browsing import browser_of, csrf_token_of, signed_in
 from .conftest import SECONDS, Gate
-from .operated import SECRET, row_of
+from .operated import SECRET, as_operator, row_of
 from .rehearsed import fail, hang, work
 
 pytestmark = pytest.mark.usefixtures("notes")
@@ -54,6 +54,16 @@ def test_the_button_shows_what_it_wrote_and_nothing_is_kept(
     assert '"rows": 6' in page.html.select_one("#result").text
     assert "at work on {}" in page.html.select_one("#log").text
     assert state_of(dbsession) == before
+
+
+def test_times_are_in_the_zone_of_the_flow(make_app: MakeApp) -> None:
+    app = make_app(work, **SECRET)
+    change = {"timezone": "Asia/Tokyo"}
+    as_operator(app)("PATCH", "/flows/work", change, status=200)
+
+    page = rehearse(signed_in(app))
+
+    assert "JST" in page.html.find("main").text
 
 
 def test_a_failing_flow_is_shown_with_its_backtrace(make_app: MakeApp, dbsession: Session) -> None:

@@ -39,3 +39,17 @@ def test_a_moment_has_its_date_unless_it_is_today() -> None:
     assert words.times(NOON, "UTC", NOON, exact=True) == ["12:00:00 UTC"]
     assert words.times(late, "Europe/Berlin", NOON) == ["2026-03-02 00:30 CET", "23:30 UTC"]
     assert words.times(NOON, "Nowhere/Land", NOON) == ["12:00 UTC"]
+
+
+@pytest.mark.parametrize(
+    ("cron", "text"),
+    [
+        ("* * * * *", "every minute"),
+        ("*/5 * * * *", "every 5 min"),
+        ("*/45 * * * *", "cron */45 * * * *"),
+        ("*/0 * * * *", "cron */0 * * * *"),
+        ("7 * * * *", "every hour at :07"),
+    ],
+)
+def test_a_cron_expression_is_put_into_words_if_they_are_true(cron: str, text: str) -> None:
+    assert words.schedule(None, cron) == text

@@ -93,9 +93,9 @@ class _State:
     def slots(self) -> list[datetime]:
         """The next slots: none if the flow is disabled or its schedule is invalid."""
         flow, now = self.flow, self.now
-        with suppress(ScheduleError):
-            slots = next_slots(rule_of(self.heartbeat, flow), flow.slots_begin(now), now)
-            return slots if flow.enabled else []
+        if flow.enabled:
+            with suppress(ScheduleError):
+                return next_slots(rule_of(self.heartbeat, flow), flow.slots_begin(now), now)
         return []
 
     def why(self) -> str:

@@ -67,14 +67,25 @@ def scatter(runs: Sequence[Run]) -> Scatter | None:
 
 
 def coverage(runs: Sequence[Run], now: datetime) -> Coverage | None:
-    """Return the time that the windows of successful runs cover, up to `now`."""
-    windows = sorted(
-        (run["window_start"], run["window_end"])
+    """Return the time that the windows of successful runs cover, up to `now`.
+
+    It begins with the oldest run that is not one of a backfill: `runs` are the newest ones, and
+    those between an old window and theirs may be missing.
+    """
+    successes = [
+        run
         for run in runs
         if run["status"] == "success" and run["window_start"] and run["window_end"]
-    )
-    if not windows:
+    ]
+    if not successes:
         return None
+    known = [run for run in successes if run["trigger"] != "backfill"] or successes
+    since = min(run["window_start"] for run in known)
+    windows = sorted(
+        (max(run["window_start"], since), run["window_end"])
+        for run in successes
+        if run["window_end"] > since
+    )
     spans = [windows[0]]
     for begin, end in windows[1:]:
         if begin <= spans[-1][1]:

@@ -88,6 +88,8 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
         "csrf_token": _csrf_token(request),
         "now": request.heartbeat.clock.now(),
         "pages": registry["heartbeat.pages"],
+        # A host's own policy may have authorised the caller.
+        "may_operate": bool(values["active"] or (caller and caller.permission)),
         "notice": words.notice(request.environ.get("QUERY_STRING", "")),
         # Not for errors: the database may be away.
         "everything_paused": _pause_of_everything(request) if values["active"] else None,
@@ -109,15 +111,20 @@ def _pause_of_everything(request: Request) -> str | None:
 
 
 def problem_page(request: Request, reply: Response) -> Response:
-    """Return an error as a page for a browser; without a session, redirect to the sign-in."""
-    if not prefers_html(request):
+    """Return an error as a page for a browser; without a session, redirect to the sign-in.
+
+    A scheduler may claim to be a browser: of a beat, only the refusal of its method is a page.
+    """
+    is_beat = request.matched_route is not None and request.matched_route.name == "heartbeat.beat"
+    not_for_browsers = is_beat and reply.status_int != HTTPStatus.METHOD_NOT_ALLOWED
+    if not_for_browsers or not prefers_html(request):
         return reply
     caller = request.environ.get("heartbeat.caller")
     problem: dict[str, Any] = json.loads(reply.body)
     if reply.status_int == HTTPStatus.UNAUTHORIZED:
         if caller is None or caller.csrf_token is None:
             return see_other(sign_in_path(request))
-        # What is open to tokens in headers alone: a beat, and paths that do not exist.
+        # Paths that do not exist, which are open to tokens in headers alone.
         reply.status_int = HTTPStatus.NOT_FOUND
         problem |= {"status": 404, "title": "Not Found", "detail": "there is no such page"}
     shown = page(request, "problem.jinja2", reply.status_int, problem=problem, active="")

@@ -12,6 +12,8 @@ from ...schedules.between import read_zone
 __all__ = ["ago", "lasted", "schedule", "times"]
 
 DAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+# Cron begins anew with each hour: other steps do not have equal intervals.
+PARTS_OF_HOUR = {minutes for minutes in range(1, 31) if 60 % minutes == 0}
 INTERVALS = {60: "every minute", 3_600: "every hour", 86_400: "every day"}
 # After an action: by the value of `did` in the query, which has the numbers of flows.
 NOTICES = {
@@ -71,7 +73,8 @@ def schedule(every: int | None, cron: str | None) -> str:
         if not isinstance(every, int):
             return "invalid"
         return INTERVALS.get(every) or f"every {format_every(every)}"
-    if match := re.fullmatch(r"\*(?:/(\d+))? \* \* \* \*", cron):
+    match = re.fullmatch(r"\*(?:/(\d\d?))? \* \* \* \*", cron)
+    if match and int(match[1] or 1) in PARTS_OF_HOUR:
         return f"every {match[1]} min" if match[1] else "every minute"
     if match := re.fullmatch(r"(\d\d?) \* \* \* \*", cron):
         return f"every hour at :{match[1]:0>2}"
