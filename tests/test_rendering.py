@@ -37,10 +37,10 @@ DATABASE_NAMES = {
     *("is_mariadb", "is_mysql", "is_postgresql", "is_sqlite"),
 }
 # More than the contract allows: docs/decisions/0009 gives the reason.
-REQUIRED_LINES = 7_059
+REQUIRED_LINES = 7_067
 PART_LINES = 350
 CELERY_LINES = 250
-PAGES_LINES = 1_644
+PAGES_LINES = 1_656
 OPERATE_LINES = 740
 MODULE_LINES = 300
 DIRECT_DEPENDENCIES = 15

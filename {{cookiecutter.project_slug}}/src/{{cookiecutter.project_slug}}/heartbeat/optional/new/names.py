@@ -16,8 +16,9 @@ from ...models import DataFlow
 
 # What the module of a flow or its test calls by these names.
 USED = {"flow", "run", "run_flow", "dbsession"}
-# What pytest collects: a test must not import a flow that is called so.
-TEST = "test"
+# What pytest calls or reads in the module of a test, which imports the flow.
+FIXTURES = tuple(f"{when}_{of}" for when in ("setup", "teardown") for of in ("module", "function"))
+OF_PYTEST = ("test", "pytest", *FIXTURES)
 
 
 def check_name(name: str) -> None:
@@ -26,7 +27,7 @@ def check_name(name: str) -> None:
     if not reason:
         return
     better = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    if not better[:1].isalpha() or better.startswith(TEST):
+    if not better[:1].isalpha() or better.startswith(OF_PYTEST):
         better = f"flow_{better}".rstrip("_")
     while _problem(better):
         better += "_data"
@@ -40,8 +41,10 @@ def _problem(name: str) -> str:
         return "write lower-case letters, digits and underscores"
     if keyword.iskeyword(name) or name in USED or hasattr(builtins, name):
         return "it has a meaning in Python, or in the module of a flow or its test"
-    if name.startswith(TEST):
-        return "pytest would run the flow as a test"
+    if name.startswith(OF_PYTEST):
+        return "pytest would call the flow, or read it"
+    if name == "l":
+        return "ruff refuses it, since it looks like 1"
     if find_spec(name) is not None:
         return "a module of Python or of an installed package has it"
     return ""
