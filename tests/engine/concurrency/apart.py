@@ -56,6 +56,14 @@ def start_another(run: Run) -> None:
 # Flows that end
 
 
+def returns_when_locked(run: Run) -> None:
+    """Return when the test has locked the row of the flow."""
+    tell(run, "inside")
+    locked = Path(run.configuration["folder"], "locked")
+    while not locked.exists():
+        time.sleep(0.01)
+
+
 def ends(run: Run) -> dict[str, int]:
     """Write, print and log."""
     write(run)

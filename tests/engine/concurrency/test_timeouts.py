@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,26 @@ def test_a_flow_that_ends_in_time_commits_its_writes_with_its_success(
     assert (flow.last_run_status, flow.last_success_at) == ("success", row.ended_at)
     assert flow.window_starts_at == row.window_end
     assert "printed\n" in capfd.readouterr().err
+
+
+def test_a_flow_that_returns_in_time_succeeds_however_long_others_hold_its_row(
+    start: Start,
+    post: Callable[..., Any],
+    elsewhere: Engine,
+    tmp_path: Path,
+    dbsession: Session,
+) -> None:
+    app = start(apart.returns_when_locked, timeout=SHORT)
+    with ThreadPoolExecutor(1) as pool:
+        reply = pool.submit(post, app)
+        wait_until((tmp_path / "inside").exists, "the flow has not begun")
+        with elsewhere.begin() as connection:
+            connection.execute(update(DataFlow).values(description="locked"))
+            (tmp_path / "locked").touch()
+            threading.Event().wait(11)  # longer than its timeout
+        assert reply.result().json["flows_succeeded"] == 1
+
+    assert dbsession.scalars(select(DataFlowRun.status)).all() == ["success"]
 
 
 def test_a_flow_without_a_timeout_stays_in_this_process(

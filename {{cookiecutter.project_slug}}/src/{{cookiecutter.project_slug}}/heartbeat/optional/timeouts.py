@@ -29,16 +29,18 @@ from sqlalchemy.orm import Session, SessionTransaction
 from ..core import Heartbeat, SubprocessWork, make_heartbeat
 from ..db import backend_of
 from ..db.flow_session import FlowSession
+from ..db.write_lock import LOCK_SECONDS
 from ..definition import FlowDefinition
 from ..durations import format_every
-from ..errors import FlowProcessDied, FlowTimeout
+from ..errors import ClaimLostError, FlowProcessDied, FlowTimeout
 from ..events import Event, FlowDisabled, RunEnded
 from ..models import RunStatus
 from ..redaction import shorten
-from ..run import ClaimedRun
+from ..run import ClaimedRun, Run
 from ..run_log import RunLog
 from ..runs.execute import execute
 from ..runs.finish import end_lost
+from ..runs.record import write_end
 from ..tracebacks import text_of
 
 # The program of the new interpreter. Not multiprocessing, which would import the server's
@@ -57,8 +59,6 @@ EXIT_SECONDS = 5.0
 MAX_LINE = 100_000
 # The interval at which a child is checked to be alive: a fork of it may keep the pipe open.
 CHECK_EVERY = 1.0
-
-log = logging.getLogger(__name__)
 
 
 def includeme(config: Configurator) -> None:
@@ -86,11 +86,15 @@ class _Children:
         try:
             status = self.call(execute, run, definition.timeout or 0, run_log)
         except FlowProcessDied as error:
-            log_text = run_log.text(heartbeat.secrets)
-            # Its lease may be renewed at this moment, which locks its row.
-            if end_lost(heartbeat, run, error, log_text=log_text, skip_locked=False):
-                return RunStatus.FAILED
-            raise
+            lost, log_text = error, run_log.text(heartbeat.secrets)
+
+            def write() -> RunStatus:
+                # Its lease may be renewed at this moment, which locks its row.
+                if end_lost(heartbeat, run, lost, log_text=log_text, skip_locked=False):
+                    return RunStatus.FAILED
+                raise ClaimLostError(run.id)
+
+            return write_end(heartbeat, run, write)
         # Without an answer, we killed it: the end of this process records its runs.
         return RunStatus.FAILED if status is None else RunStatus(status)
 
@@ -114,7 +118,10 @@ class _Children:
             return child.answer
         if not in_time:
             raise FlowTimeout(f"ran longer than its timeout of {format_every(int(seconds))}")
-        exited = _exit_description(child.process.returncode)
+        code = child.process.returncode
+        exited = f"with exit code {code}"
+        if code is not None and code < 0:
+            exited = f"by signal {-code} ({signal.strsignal(-code)})"
         raise FlowProcessDied(
             f"its process ended before the flow, {exited}; the server's standard error may show why"
         )
@@ -191,6 +198,8 @@ class _Child:
             self.publish(_ENDS.validate_json(value))
         elif name == "transaction":
             self.transaction = value
+        elif name == "returned":  # its end is recorded, which may wait for SQLite's lock
+            self.deadline = time.monotonic() + LOCK_SECONDS
         else:
             self.answer = value
             self.deadline = min(self.deadline, time.monotonic() + EXIT_SECONDS)
@@ -218,17 +227,6 @@ def _interpreter() -> str:
     raise FlowProcessDied(f"there is no {version} below {' or '.join(dict.fromkeys(folders))}")
 
 
-def _exit_description(code: int | None) -> str:
-    """Return how a process ended, in words."""
-    if code is not None and code < 0:
-        return f"by signal {-code} ({signal.strsignal(-code)})"
-    return f"with exit code {code}"
-
-
-# ---------------------------------------------------------------------------------------------
-# In the child
-
-
 def _work(orders: IO[bytes]) -> None:
     """Execute the run of the orders: the main function of a child."""
     answers = _Answers(os.fdopen(os.dup(1), "w"))
@@ -253,6 +251,18 @@ def _work(orders: IO[bytes]) -> None:
     event.listen(FlowSession, "after_begin", report_begin)
     heartbeat = make_heartbeat(settings, url)
     heartbeat.clock = clock
+    function, process = definition.function, os.getpid()
+
+    def call(run: Run) -> object:
+        try:
+            return function(run)
+        finally:
+            if os.getpid() == process:  # and not one that the flow has forked
+                faulthandler.cancel_dump_traceback_later()
+                answers.send("returned", None)
+
+    if work is execute:
+        definition = definition.model_copy(update={"function": call})
     heartbeat.flows[run.handler] = definition
     heartbeat.subscribers.append(lambda happened: _send_end(answers, happened))
     answers.send("answer", work(heartbeat, run))
