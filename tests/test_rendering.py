@@ -37,7 +37,7 @@ DATABASE_NAMES = {
     *("is_mariadb", "is_mysql", "is_postgresql", "is_sqlite"),
 }
 # More than the contract allows: docs/decisions/0009 gives the reason.
-REQUIRED_LINES = 7_067
+REQUIRED_LINES = 7_074
 PART_LINES = 350
 CELERY_LINES = 250
 PAGES_LINES = 1_656

@@ -1,14 +1,19 @@
 """A flow holds SQLite's write lock: a few wait for it, and everybody is answered."""
 
+import itertools
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from data_flows.heartbeat.models import DataFlowRun
 
+from . import served
 from .conftest import Serve, Server, wait_until
 
 WEB_THREADS = 8
@@ -25,10 +30,20 @@ def files_of(server: Server) -> int:
     return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
 
 
+def held_for_a_new_reason(folder: Path) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """Return the flow that holds the lock, and one whose condition writes at each beat."""
+    reasons = map(str, itertools.count())
+    return [
+        ("hold", served.hold(folder), {"every": "1s"}),
+        ("held", served.write, {"every": "1s", "when": lambda _run: next(reasons)}),
+    ]
+
+
+@pytest.mark.parametrize("flows", ["hold", f"{__name__}:{held_for_a_new_reason.__name__}"])
 def test_beats_leave_a_handful_of_threads_and_files_behind(
-    serve: Serve, dbsession: Session, folder: Path
+    serve: Serve, dbsession: Session, folder: Path, flows: str
 ) -> None:
-    [server] = serve("hold", {"heartbeat.wait": "0s"})
+    [server] = serve(flows, {"heartbeat.wait": "0s"})
     assert server.beat()["status"] == 202
     wait_until((folder / "inside").exists, "the flow never began")
     threads, files = threads_of(server), files_of(server)

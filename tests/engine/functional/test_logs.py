@@ -19,6 +19,7 @@ from data_flows.heartbeat.log_context import ContextFilter
 
 from ..conftest import DATABASE, FakeClock, MakeApp, heartbeat_of
 from ..notes import Note
+from .conftest import settle
 from .operated import SECRET, as_operator
 
 Post = Callable[..., Any]
@@ -49,7 +50,7 @@ def events(lines: Lines, event: str) -> list[dict[str, Any]]:
     return [line for line in lines() if line.get("event") == event]
 
 
-def raise_away() -> None:
+def raise_away(*_ignored: object) -> None:
     """Fail as a connection does."""
     message = "the server is away"
     raise DatabaseNotReadyError(message)
@@ -166,6 +167,22 @@ def test_beats_that_nobody_waits_for_log_a_database_that_is_away_in_one_short_li
 
     [broken] = [line for line in lines() if line["message"].startswith("a beat broke off")]
     assert broken["levelname"] == "ERROR"
+    assert broken["message"] == "a beat broke off: DatabaseNotReadyError: the server is away"
+
+
+def test_a_beat_that_breaks_off_after_an_early_answer_is_logged(
+    make_app: MakeApp, post: Post, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def break_and_fail(_run: Run) -> None:
+        monkeypatch.setattr(heartbeat_of(app), "session", raise_away)
+        raise_away()
+
+    app = make_app(break_and_fail)
+
+    post(app, status=202, Prefer="respond-async")
+    settle()
+
+    [broken] = [line for line in lines() if line["message"].startswith("a beat broke off")]
     assert broken["message"] == "a beat broke off: DatabaseNotReadyError: the server is away"
 
 

@@ -46,6 +46,16 @@ def test_a_claimed_run_is_ours_until_its_lease_ends(
     assert run.data_flow.next_run_at == NOON + timedelta(minutes=5)
 
 
+def test_a_process_that_stops_claims_nothing_any_more(
+    heartbeat: Heartbeat, dbsession: Session
+) -> None:
+    dbsession.add(data_flow(name="due", handler="note"))
+    dbsession.commit()
+    heartbeat.executor.stop()  # as while the claim waits for SQLite's write lock
+
+    assert claimed(heartbeat) == []
+
+
 def test_no_more_is_claimed_than_asked_for_most_overdue_first(
     heartbeat: Heartbeat, dbsession: Session
 ) -> None:

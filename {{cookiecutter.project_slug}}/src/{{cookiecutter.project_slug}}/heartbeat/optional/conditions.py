@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, func, literal, or_, select, update
 from sqlalchemy.orm import aliased
 
 from ..core import Heartbeat
-from ..db import backend_of
+from ..db import backend_of, begin_writing
 from ..db.flow_session import flow_transaction
 from ..db.types import UTCDateTime
 from ..definition import FlowDefinition
@@ -89,6 +89,7 @@ def check_conditions(heartbeat: Heartbeat, verdicts: dict[int, bool]) -> None:
         if reason != flow.held_because:
             keep = update(DataFlow).where(DataFlow.id == flow.id)
             with heartbeat.session() as session:
+                begin_writing(session, heartbeat.waiting_beats)
                 session.execute(keep.values(held_because=reason, updated_at=now))
 
 

@@ -50,14 +50,13 @@ def run_beat(
     """
     started = BeatStarted(source)
     heartbeat.notify(started)
-    beat = Beat(heartbeat, started, wait)
+    beat = Beat(heartbeat, started, wait, answer_early=answer_early)
     grace = REPLY_GRACE if beat.is_local else HAND_OVER_GRACE
-    answer_early = answer_early or not (wait or wait is None or beat.is_local)
     try:
         threading.Thread(target=beat.work, name="heartbeat-beat", daemon=True).start()
     except RuntimeError:  # the system gives no thread: the beat takes the caller's
         beat.work()
-    answerable = beat.claimed if answer_early else beat.ended
+    answerable = beat.claimed if beat.answers_early else beat.ended
     answerable.wait(None if wait is None else wait + grace)
     if beat.error is not None:
         raise beat.error
@@ -67,9 +66,12 @@ def run_beat(
 class Beat:
     """A beat in progress. Its own thread and those of its runs update its counts."""
 
-    def __init__(self, heartbeat: Heartbeat, started: BeatStarted, wait: float | None) -> None:
+    def __init__(
+        self, heartbeat: Heartbeat, started: BeatStarted, wait: float | None, *, answer_early: bool
+    ) -> None:
         self.heartbeat, self.started = heartbeat, started
         self.is_local = heartbeat.settings.executor == "local"
+        self.answers_early = answer_early or not (wait or wait is None or self.is_local)
         self.tally = Tally(heartbeat, started.source)
         self.local = LocalRuns(self)
         self.deadline = self.tally.began + (threading.TIMEOUT_MAX if wait is None else wait)
@@ -90,7 +92,7 @@ class Beat:
         try:
             if self.heartbeat.executor.busy.is_set():
                 ensure_keeper(self.heartbeat)
-            register(self.heartbeat)
+            register(self.heartbeat, self.heartbeat.waiting_beats)
             release_in_doubt(self.heartbeat)
             goes_on = True
             while goes_on:
@@ -108,7 +110,8 @@ class Beat:
             self.answer = replace(self.tally.report(), goes_on=True)
         except BaseException as error:  # noqa: BLE001 - raised again where the caller waits
             self.error = error
-            if self.seconds_left() <= 0:  # the caller no longer waits
+            is_answered = self.answers_early and self.claimed.is_set()
+            if is_answered or self.seconds_left() <= 0:  # the caller no longer waits
                 log_broken_beat(error, self.heartbeat.secrets(), self.heartbeat.repeats)
         finally:
             self.local.stop_gathering()

@@ -69,6 +69,8 @@ def claim(
     are passed over, not waited for, so an empty list does not mean that nothing is due.
     """
     begin_writing(session, heartbeat.waiting_beats)
+    if heartbeat.executor.stopped:  # while it waited for SQLite's lock
+        return []
     free, known = eligibility_filters(heartbeat, verdicts), heartbeat.flows
     statement = _LOCK_DUE.where(*free) if free else _LOCK_DUE
     redeliver_after = heartbeat.redeliver_after

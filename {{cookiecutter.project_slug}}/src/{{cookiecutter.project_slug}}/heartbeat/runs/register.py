@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, defer
 
 from ..core import Heartbeat
-from ..db import begin_writing
+from ..db import Waiters, begin_writing
 from ..definition import FlowDefinition
 from ..errors import ScheduleError
 from ..migrations import require_current
@@ -27,14 +27,17 @@ BATCH = 1_000
 log = logging.getLogger(__name__)
 
 
-def register(heartbeat: Heartbeat) -> None:
+def register(heartbeat: Heartbeat, waiters: Waiters | None = None) -> None:
     """Create missing rows, and adopt changes of the declarations, once in each process.
 
+    waiters: limits the wait for SQLite's write lock; by default, it is that of an operator.
+
     Safe when many processes do it at once. Raises DatabaseNotReadyError if the database cannot be
-    reached or is not at this engine's revision.
+    reached or is not at this engine's revision, or DatabaseBusyError.
     """
     if heartbeat.registered.is_set():
         return
+    waiters = waiters or heartbeat.waiting_operators
     require_current(heartbeat.engine)
     with heartbeat.session() as session:
         columns = select(DataFlow.name, DataFlow.declared_schedule)
@@ -45,13 +48,13 @@ def register(heartbeat: Heartbeat) -> None:
     changed = set()
     for name, definition in sorted(heartbeat.flows.items()):
         if name not in schedules:
-            _insert(heartbeat, definition)
+            _insert(heartbeat, definition, waiters)
         elif schedules[name] != definition.schedule:
             changed.add(name)
     if changed:  # without a change, a process starts even while others hold locks
-        _adopt_schedules(heartbeat, changed)
+        _adopt_schedules(heartbeat, changed, waiters)
     for handler in sorted({row.handler for row in recorded if _is_stale(heartbeat, row)}):
-        _record_options(heartbeat, heartbeat.flows[handler])
+        _record_options(heartbeat, heartbeat.flows[handler], waiters)
     heartbeat.registered.set()
 
 
@@ -64,7 +67,7 @@ def _is_stale(heartbeat: Heartbeat, row: Any) -> bool:
     return any(getattr(row, column) != value for column, value in options.items())
 
 
-def _record_options(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+def _record_options(heartbeat: Heartbeat, definition: FlowDefinition, waiters: Waiters) -> None:
     """Write the options that take effect after a failure to all rows of a handler.
 
     Each batch is a transaction of its own, since a handler may have a million rows.
@@ -75,7 +78,7 @@ def _record_options(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
     stale = stale.order_by(DataFlow.id).limit(BATCH)
 
     def step(session: Session, after: int) -> Sequence[int]:
-        begin_writing(session)
+        begin_writing(session, waiters)
         # Found before they are locked: a search that locks would wait for each batch of a process
         # that does the same, until its time is up.
         ids = session.scalars(stale.where(DataFlow.id > after)).all()
@@ -112,11 +115,12 @@ def declared_row(definition: FlowDefinition, now: datetime) -> DataFlow:
     return flow
 
 
-def _insert(heartbeat: Heartbeat, definition: FlowDefinition) -> None:
+def _insert(heartbeat: Heartbeat, definition: FlowDefinition, waiters: Waiters) -> None:
     flow = declared_row(definition, heartbeat.clock.now())
     # Another process may have inserted the same row.
     with suppress(IntegrityError):
         with heartbeat.session() as session:
+            begin_writing(session, waiters)
             session.add(flow)
         name = definition.name
         log.info("flow %s is registered: %s", name, definition.schedule, extra={"flow": name})
@@ -128,14 +132,14 @@ def _set_schedule(flow: DataFlow, definition: FlowDefinition) -> None:
     flow.timezone = definition.timezone
 
 
-def _adopt_schedules(heartbeat: Heartbeat, changed: set[str]) -> None:
+def _adopt_schedules(heartbeat: Heartbeat, changed: set[str], waiters: Waiters) -> None:
     """Adopt schedules that were changed in code, unless an operator has changed them since."""
     declared = select(DataFlow).where(DataFlow.name.in_(changed), DataFlow.handler == DataFlow.name)
     # Without the configuration: an unreadable one is reported by the flow's runs.
     rows = declared.options(defer(DataFlow.configuration)).order_by(DataFlow.id).with_for_update()
     lines: list[tuple[str, str, str]] = []
     with heartbeat.session() as session:
-        begin_writing(session)
+        begin_writing(session, waiters)
         now = heartbeat.clock.now()
         for row in session.scalars(rows):
             definition = heartbeat.flows[row.name]

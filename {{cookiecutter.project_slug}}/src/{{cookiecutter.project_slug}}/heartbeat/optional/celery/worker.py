@@ -84,7 +84,7 @@ def execute_run(heartbeat: Heartbeat, run_id: int) -> None:
     """
     if heartbeat.executor.stopped:
         raise load_celery().exceptions.Reject(requeue=True)
-    register(heartbeat)
+    register(heartbeat, heartbeat.waiting_beats)
     release_in_doubt(heartbeat)
     for run in claim_pending(heartbeat, [run_id]):
         with heartbeat.executor.working_here(run):
