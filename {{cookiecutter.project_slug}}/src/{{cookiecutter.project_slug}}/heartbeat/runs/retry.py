@@ -76,7 +76,7 @@ def follow_failure(
 
 
 def pause(session: Session, flow_id: int, reason: str, now: datetime) -> None:
-    """Disable a flow whose row is locked. An alarm that was not sent yet is kept in its row."""
+    """Disable a flow whose row is locked; the row keeps the alarm until a process has sent it."""
     flow = update(_FLOW).where(_FLOW.c.id == flow_id, _FLOW.c.enabled != false())
     values = {"enabled": False, "disabled_reason": reason, "updated_at": now}
     values |= {"alarm_state": PAUSED, "alarmed_at": None, "alarm_check_at": now}
